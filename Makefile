@@ -1,0 +1,41 @@
+# Everything runs in a virtual environment inside the checkout; nothing else needs to be installed but Python and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo serve test lint bench world clean
+
+help:  ## List the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY)  ## Install into .venv.
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	@touch $@
+
+demo: setup  ## Serve the embedded model and watch the router learn; ARGS="--quick --json out.json".
+	$(BIN)/pointsman demo $(ARGS)
+
+serve: setup  ## Serve until Ctrl-C; ARGS="--port 9000".
+	$(BIN)/pointsman serve $(ARGS)
+
+test: setup lint  ## Lint, strict types, and every test that needs neither GPU nor browser; ARGS="-k store".
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## Lint and strict types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup  ## Evaluate the embedded model, its adapters and its router.
+	$(BIN)/python -m examples.miniwob.evaluate $(ARGS)
+
+world: setup  ## Make the embedded model again from scratch (hours; needs Chromium and its driver).
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[miniwob]'
+	$(BIN)/python -m examples.miniwob.make $(ARGS)
+
+clean:  ## Remove the environment and caches.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

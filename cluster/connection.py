@@ -1,0 +1,137 @@
+"""The connection to Redis that every part of the store shares: keys, scripts, and what the server promises."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Self, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError
+
+from cluster.events import Event, decode
+
+Entry = tuple[str, Event]
+Argument = str | bytes | float
+START = "0-0"
+"""The stream id before every entry."""
+
+UNAVAILABLE = (ConnectionError, TimeoutError, OSError)
+"""What the store raises while its server is away."""
+
+_FLOOR = (6, 2)
+_MOST_CONNECTIONS = 64
+_SOCKET_TIMEOUT_S = 5
+_LONGEST_BLOCK_MS = 2000
+_SCRIPTS = ("decide", "feedback", "outcome", "arm", "timeouts", "commit")
+
+
+def stream_order(stream_id: str) -> tuple[int, int]:
+    """The sort key of a stream id, (milliseconds, sequence number): as text, "9-0" would come after "10-0"."""
+    milliseconds, _, sequence = stream_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+@dataclass(frozen=True)
+class Durability:
+    """What the server does with acknowledged writes; `warnings` says in words what may lose a reward."""
+
+    version: str
+    appendonly: bool
+    appendfsync: str
+    maxmemory_policy: str
+    warnings: list[str]
+
+
+class Connection:
+    """One Redis server (not a Redis Cluster) and the keys of one deployment under `prefix`.
+
+    `reward_window_s` is how long a decision waits for its reward, `retention_s` how long decisions and events stay.
+    Keys of a decision live twice as long: feedback is taken until `retention_s`, and a Learner that was away has as
+    long again to fold it. Open it in the event loop that uses it.
+    """
+
+    def __init__(self, url: str, prefix: str = "pointsman:", *, reward_window_s: float, retention_s: float) -> None:
+        if not 0 < reward_window_s <= retention_s:
+            raise ValueError(f"reward_window_s is {reward_window_s}: expected 0 < it <= retention_s ({retention_s})")
+        self._prefix = prefix
+        self._reward_window_s = reward_window_s
+        self._retention_s = retention_s
+        self._key_ttl_s = int(2 * retention_s) + 1
+        self._redis: Redis = Redis.from_pool(_pool(url))
+        self._scripts: dict[str, AsyncScript] = {name: self._script(name) for name in _SCRIPTS}
+
+    async def open(self) -> Self:
+        """Reach the server; redis.ConnectionError if nobody answers within a few seconds."""
+        await self._redis.ping()
+        return self
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def check(self) -> Durability:
+        """Ask the server what it promises."""
+        info = await self._redis.info()
+        appendonly, policy = bool(info.get("aof_enabled")), str(info.get("maxmemory_policy", "unknown"))
+        fsync = await self._appendfsync()
+        warnings = _warnings(str(info["redis_version"]), appendonly, fsync, policy)
+        return Durability(str(info["redis_version"]), appendonly, fsync, policy, warnings)
+
+    async def _appendfsync(self) -> str:
+        try:
+            return str((await self._redis.config_get("appendfsync"))["appendfsync"])
+        except (ResponseError, KeyError):  # managed servers forbid CONFIG
+            return "unknown"
+
+    def _key(self, *parts: str) -> str:
+        return self._prefix + ":".join(parts)
+
+    def _script(self, name: str) -> AsyncScript:
+        return self._redis.register_script(files("cluster").joinpath("lua", f"{name}.lua").read_text())
+
+    async def _read(self, stream: str, after: str, count: int, block_ms: int | None) -> list[Any]:
+        """Raw entries after `after`; waits below the client's socket timeout, so that a dead server is noticed."""
+        block = min(block_ms or 0, _LONGEST_BLOCK_MS) or None  # BLOCK 0 would wait forever
+        reply = cast(list[Any], await self._redis.xread({self._key(stream): after}, count=count, block=block))
+        return list(reply[0][1]) if reply else []
+
+    async def _entries(self, stream_ids: Sequence[str]) -> list[Entry | None]:
+        """The events at the given stream ids, in their order; None where one has been trimmed."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for stream_id in stream_ids:
+            pipeline.xrange(self._key("events"), stream_id, stream_id)
+        replies = await pipeline.execute()
+        return [entry(*reply[0]) if reply else None for reply in replies]
+
+
+def entry(stream_id: bytes, fields: Any) -> Entry:
+    """A stream entry as Redis replies it."""
+    return stream_id.decode(), decode(fields)
+
+
+def _pool(url: str) -> BlockingConnectionPool:
+    """Connections that retry for about 4 s, and a burst that waits for a free one; from_url does neither by itself."""
+    retry = Retry(ExponentialWithJitterBackoff(cap=1, base=0.01), retries=10)
+    limits = {"max_connections": _MOST_CONNECTIONS, "timeout": 30, "socket_timeout": _SOCKET_TIMEOUT_S}
+    return BlockingConnectionPool.from_url(url, protocol=2, retry=retry, **limits)
+
+
+def _warnings(version: str, appendonly: bool, appendfsync: str, maxmemory_policy: str) -> list[str]:
+    warnings = []
+    if tuple(int(part) for part in version.split(".")[:2]) < _FLOOR:
+        warnings.append(f"redis_version is {version}: expected 6.2 or later")
+    if not appendonly:
+        warnings.append("appendonly is no: a restart loses what came after the last snapshot; set appendonly yes")
+    elif appendfsync != "always":
+        warnings.append(f"appendfsync is {appendfsync}: a power cut may lose acknowledged rewards; set it to always")
+    if maxmemory_policy != "noeviction":
+        warnings.append(f"maxmemory-policy is {maxmemory_policy}: keys may be evicted; set it to noeviction")
+    return warnings

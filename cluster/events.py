@@ -1,0 +1,164 @@
+"""What happens to requests and arms, as immutable values, and their form in the event stream.
+
+An event carries its own time (unix seconds, given by the caller); nothing here reads a clock, so that a fold over
+the stream gives the same result whenever it is run.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+Id = Annotated[str, Field(min_length=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """A frozen value that refuses unknown fields and non-finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ArmScore(Record):
+    """How one eligible arm stood when a decision was taken; `score` = mean + α·width − c·cost_ms."""
+
+    arm: str
+    mean: float
+    width: float
+    cost_ms: float
+    score: float
+    gate: float | None = None
+
+
+class Decision(Record):
+    """One request given to one arm, with everything needed to explain, replay and evaluate it.
+
+    `adapters` maps each adapter that served to its content hash. `router` is the fingerprint of the context map,
+    `features` the raw h as float16 bytes; they travel as a binary field of their own, never in the JSON.
+    """
+
+    type: Literal["decision"] = "decision"
+    time: float
+    id: Id
+    episode: Id | None = None
+    task: str | None = None
+    tenant: str | None = None
+    key: str = "anonymous"
+    model: str
+    arm: str
+    gates: dict[str, float]
+    adapters: dict[str, str]
+    propensity: Annotated[float, Field(gt=0, le=1)]
+    explored: bool
+    supervised: str
+    policy: str
+    policy_version: int
+    mode: str
+    router: str
+    eligible: list[str]
+    resident: list[str]
+    scored: list[ArmScore]
+    features: bytes = Field(default=b"", exclude=True, repr=False)
+
+
+class Completion(Record):
+    """The decision's answer was generated."""
+
+    type: Literal["completion"] = "completion"
+    time: float
+    decision_id: Id
+    latency_ms: float
+    first_token_ms: float | None = None
+    page_in_ms: float = 0.0
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    replica: str | None = None
+
+
+class Feedback(Record):
+    """A reward for a decision or for every decision of an episode.
+
+    `late`, `previous` and `members` are filled in by the store, against what it knows when the feedback arrives:
+    `previous` is the reward that this source gave before, `members` the decisions that the feedback covers.
+    """
+
+    type: Literal["feedback"] = "feedback"
+    time: float
+    decision_id: Id | None = None
+    episode_id: Id | None = None
+    source: str
+    reward: Probability | None = None
+    terminated: bool = False
+    truncated: bool = False
+    comment: str | None = None
+    key: str = "anonymous"
+    late: bool = False
+    previous: float | None = None
+    members: list[str] = []
+
+    @model_validator(mode="after")
+    def _one_target_with_an_outcome(self) -> Self:
+        if (self.decision_id is None) == (self.episode_id is None):
+            given = f"decision_id={self.decision_id!r} and episode_id={self.episode_id!r}"
+            raise ValueError(f"expected exactly one of decision_id and episode_id, got {given}")
+        if self.reward is None and not self.truncated:
+            raise ValueError("reward is None: expected a number in [0, 1] unless truncated is true")
+        return self
+
+
+class Cancellation(Record):
+    """The decision's generation failed or its client left: no outcome will say anything about the arm."""
+
+    type: Literal["cancellation"] = "cancellation"
+    time: float
+    decision_id: Id
+    reason: str
+
+
+class Timeout(Record):
+    """The reward window of the decision closed without feedback."""
+
+    type: Literal["timeout"] = "timeout"
+    time: float
+    decision_id: Id
+
+
+class ArmRegistered(Record):
+    """An arm may be chosen from now on, or its adapter has new weights."""
+
+    type: Literal["arm_registered"] = "arm_registered"
+    time: float
+    arm: str
+    adapter_hash: str | None = None
+
+
+class ArmRemoved(Record):
+    """An arm may no longer be chosen."""
+
+    type: Literal["arm_removed"] = "arm_removed"
+    time: float
+    arm: str
+
+
+Event = Annotated[
+    Decision | Completion | Feedback | Cancellation | Timeout | ArmRegistered | ArmRemoved,
+    Field(discriminator="type"),
+]
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def encode(event: Event) -> dict[bytes, bytes]:
+    """The stream fields of an event: type, data (JSON) and, for a decision that has them, features."""
+    fields = {b"type": event.type.encode(), b"data": event.model_dump_json().encode()}
+    if isinstance(event, Decision) and event.features:
+        fields[b"features"] = event.features
+    return fields
+
+
+def decode(fields: Mapping[bytes, bytes]) -> Event:
+    """The event of the given stream fields; ValueError (pydantic's) if they do not hold one."""
+    event = _EVENT.validate_json(fields[b"data"])
+    if b"features" in fields:
+        return event.model_copy(update={"features": fields[b"features"]})
+    return event

@@ -1,0 +1,28 @@
+-- Records a decision once: a known request key, or the same decision sent again, writes nothing.
+-- KEYS: 1 event stream, 2 decision hash, 3 deadlines, 4 request key or '', 5 episode list or ''
+-- ARGV: 1 decision id, 2 its time, 3 its deadline (unix s), 4 TTL of decision and episode, 5 TTL of the request key (s),
+--       6 '1' if a known request key is given to this decision, 7.. stream fields
+-- Reply: {1, stream id}, or {0, stream id, stream fields} of the earlier decision with this request key
+local own = redis.call('HGET', KEYS[2], 'stream_id')
+if own then
+  return {1, own}
+end
+if KEYS[4] ~= '' and ARGV[6] ~= '1' then
+  local earlier = redis.call('GET', KEYS[4])
+  local entry = earlier and redis.call('XRANGE', KEYS[1], earlier, earlier)[1]
+  if entry then
+    return {0, entry[1], entry[2]}
+  end
+end
+local stream_id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 7))
+redis.call('HSET', KEYS[2], 'stream_id', stream_id, 'time', ARGV[2], 'deadline', ARGV[3])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+if KEYS[4] ~= '' then
+  redis.call('SET', KEYS[4], stream_id, 'EX', ARGV[5])
+end
+if KEYS[5] ~= '' then
+  redis.call('RPUSH', KEYS[5], ARGV[1])
+  redis.call('EXPIRE', KEYS[5], ARGV[4])
+end
+return {1, stream_id}

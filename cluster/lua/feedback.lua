@@ -1,0 +1,49 @@
+-- Takes one reward for a decision or an episode and says what it was.
+-- KEYS: 1 event stream, 2 deadlines, 3 reply of this very call if it was sent before, 4 observations of the target,
+--       5 episode list, or '' when the target is a decision
+-- ARGV: 1 prefix of decision hashes, 2 decision id or '', 3 source, 4 reward (JSON), 5 truncated (JSON), 6 time (unix s),
+--       7 retention (s), 8 TTL of the observations (s), 9 event JSON without late, previous, members
+-- Reply: recorded | duplicate | corrected | late | unknown
+local sent = redis.call('GET', KEYS[3])
+if sent then
+  return sent
+end
+
+local candidates = KEYS[5] == '' and {ARGV[2]} or redis.call('LRANGE', KEYS[5], 0, -1)
+local time, members, deadline = tonumber(ARGV[6]), {}, 0
+for _, id in ipairs(candidates) do
+  local known = redis.call('HMGET', ARGV[1] .. id, 'time', 'deadline')
+  if known[1] and time <= tonumber(known[1]) + tonumber(ARGV[7]) then
+    members[#members + 1] = id
+    deadline = math.max(deadline, tonumber(known[2]))
+  end
+end
+if #members == 0 then
+  return 'unknown'
+end
+
+local value = ARGV[4] .. '|' .. ARGV[5]
+local earlier = redis.call('HGET', KEYS[4], ARGV[3])
+local status = 'recorded'
+if earlier == value then
+  status = 'duplicate'
+elseif earlier then
+  status = 'corrected'
+elseif time > deadline then
+  status = 'late'
+end
+redis.call('SET', KEYS[3], status, 'EX', 600)
+if status == 'duplicate' then
+  return status
+end
+
+redis.call('HSET', KEYS[4], ARGV[3], value)
+redis.call('EXPIRE', KEYS[4], ARGV[8])
+for _, id in ipairs(members) do
+  redis.call('ZREM', KEYS[2], id)
+end
+-- Rewards stay text on their way through: a Lua number would be printed with 14 digits.
+local filled = string.format(',"late":%s,"previous":%s,"members":%s}',
+  tostring(status == 'late'), earlier and earlier:match('^[^|]*') or 'null', cjson.encode(members))
+redis.call('XADD', KEYS[1], '*', 'type', 'feedback', 'data', ARGV[9]:sub(1, -2) .. filled)
+return status

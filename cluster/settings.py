@@ -1,0 +1,178 @@
+"""Every setting of Pointsman, typed and documented.
+
+A setting is read, strongest first, from the constructor, the environment (`POINTSMAN_<GROUP>__<NAME>`, for example
+`POINTSMAN_SERVER__PORT=9000`), and the YAML file named by `POINTSMAN_CONFIG`. `docs/settings.md` lists them all.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+Scope = Literal["infer", "feedback", "admin"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+EMBEDDED_WORLD = Path(__file__).resolve().parent.parent / "examples" / "miniwob"
+
+
+def _sha256_hex(digest: str) -> str:
+    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise ValueError("expected 64 lower-case hex digits (the SHA-256 of the key; `pointsman key` prints one)")
+    return digest
+
+
+class Group(BaseModel):
+    """One group of settings: an unknown name is an error, and a value never changes after start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Group):
+    """The HTTP edge."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Any address but loopback needs `auth.keys`.")
+    port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
+    routers: int = Field(1, ge=1, description="Router replicas (CPU only).")
+    max_ongoing: int = Field(
+        256, ge=1, description="Requests in flight per Router; beyond it new ones wait in the proxy."
+    )
+    request_timeout_s: float = Field(600, gt=0, description="Seconds until an unfinished request is cancelled.")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class ModelSettings(Group):
+    """The hosted Qwen3-VL and its adapters."""
+
+    path: str = Field(str(EMBEDDED_WORLD / "model"), description="Directory or hub name of the Qwen3-VL checkpoint.")
+    name: str = Field("", description="Public name of the base model; empty: the last part of `model.path`.")
+    adapters: Path = Field(EMBEDDED_WORLD / "adapters", description="Directory with one PEFT LoRA per subdirectory.")
+    replicas: int = Field(1, ge=1, description="Model replicas.")
+    gpus: float = Field(0, ge=0, description="GPUs that each Model replica reserves; above 0 it computes on `cuda`.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Number format of the weights.")
+    threads: int = Field(0, ge=0, description="Torch CPU threads of a replica; 0 leaves torch's own choice.")
+    max_batch: int = Field(16, ge=1, description="Requests generated together.")
+    batch_window_ms: float = Field(5, ge=0, description="How long a request waits for others to join its batch.")
+    max_tokens: int = Field(256, ge=1, description="Most tokens of one answer, and the default of `max_tokens`.")
+    encode_blocks: int = Field(
+        2, ge=1, description="Decoder blocks that run before the router's text features are read."
+    )
+    image_cache: int = Field(64, ge=0, description="Screens whose vision features a replica keeps (0: none).")
+
+    @property
+    def public_name(self) -> str:
+        """What clients call the base model."""
+        return self.name or Path(self.path).name
+
+
+class RouterSettings(Group):
+    """Who decides, and how much it explores."""
+
+    path: Path = Field(EMBEDDED_WORLD / "router", description="Directory of the trained router (MLP, PCA, statistics).")
+    policy: Literal["linucb", "mlp", "fixed"] = Field("linucb", description="Policy that serves `model=auto`.")
+    fixed_arm: str = Field("base", description="Arm of the policy `fixed`.")
+    alpha: float = Field(0.3, ge=0, description="Weight of the posterior width in the LinUCB score.")
+    epsilon_supervised: Fraction = Field(0.02, description="Share of decisions that follow the supervised router.")
+    epsilon_uniform: Fraction = Field(0.03, description="Share of decisions uniform over plausible and new arms.")
+    burn_in: int = Field(20, ge=0, description="Decisions during which an arm is always among the explored ones.")
+    cost_per_ms: float = Field(0.0001, ge=0, description="Reward that one millisecond of extra waiting is worth.")
+    page_in_ms: float = Field(50, ge=0, description="Assumed milliseconds to load an adapter that is not resident.")
+    top_arms: int = Field(16, ge=1, description="Arms whose mean, width, cost and score are logged with a decision.")
+    retry_window_s: int = Field(600, ge=1, description="Seconds in which a repeated request gets its first decision.")
+    refresh_s: float = Field(1.0, gt=0, le=2, description="Longest wait for the next snapshot before asking again.")
+
+
+class LearnerSettings(Group):
+    """How rewards become beliefs."""
+
+    discount: float = Field(0.998, gt=0, le=1, description="Decay of an arm's evidence per own decision (1: none).")
+    ridge: float = Field(1.0, gt=0, description="λ, the precision of an arm that nothing is known of.")
+    prior_weight: float = Field(100, ge=0, description="n_eff: decisions that the supervised data are worth.")
+    prior_wrong: Fraction = Field(0.1, description="ρ: weight of an example that is labelled with another adapter.")
+    new_arm_weight: float = Field(1.0, ge=0, description="n₀: decisions that a new arm's prior is worth.")
+    new_arm_mean: Fraction = Field(0.5, description="Prior mean reward of a new arm.")
+    version_carry: Fraction = Field(0.5, description="Share of evidence and prior kept when weights change.")
+    reward_window_s: float = Field(604800, gt=0, description="Seconds until a decision without feedback is closed.")
+    batch: int = Field(1000, ge=1, description="Events folded at most in one step.")
+    pace_ms: float = Field(20, ge=0, description="Pause between steps, so that a burst becomes one snapshot.")
+
+
+class StoreSettings(Group):
+    """Redis: the one store."""
+
+    url: str = Field("", description="Redis URL; empty: `REDIS_URL`, else an embedded server in `store.data_dir`.")
+    data_dir: Path = Field(Path("data"), description="Directory of the embedded Redis server.")
+    prefix: str = Field("pointsman:", min_length=1, description="Prefix of every key: services can share a Redis.")
+    retention_s: float = Field(2592000, gt=0, description="Seconds that decisions and events stay in Redis.")
+
+    @property
+    def external_url(self) -> str | None:
+        """The Redis that somebody else runs, if one is configured."""
+        return self.url or os.environ.get("REDIS_URL") or None
+
+
+class ApiKey(Group):
+    """One bearer key. Only its hash is stored."""
+
+    name: str = Field(min_length=1, description="Name of the key: the default feedback source, shown in the log.")
+    sha256: Annotated[str, AfterValidator(_sha256_hex)] = Field(description="SHA-256 of the key, lower-case hex.")
+    scopes: frozenset[Scope] = Field(description="What the key may do: infer, feedback, admin.")
+
+
+class AuthSettings(Group):
+    """Who may call."""
+
+    keys: tuple[ApiKey, ...] = Field((), description="Bearer keys; without any, every caller may do everything.")
+
+
+class LimitSettings(Group):
+    """What a request may ask for."""
+
+    body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body in bytes.")
+    image_pixels: int = Field(16_000_000, ge=1, description="Largest image, width × height.")
+    messages: int = Field(256, ge=1, description="Most messages in one chat.")
+    images: int = Field(16, ge=1, description="Most images in one chat.")
+    feedback_items: int = Field(1000, ge=1, description="Most feedback items in one call.")
+    image_hosts: frozenset[str] = Field(frozenset(), description="Hosts to fetch images from; none: data URLs only.")
+
+
+class Settings(BaseSettings):
+    """All settings, by group."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="POINTSMAN_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    server: ServerSettings = Field(default_factory=ServerSettings, description=ServerSettings.__doc__)
+    model: ModelSettings = Field(default_factory=ModelSettings, description=ModelSettings.__doc__)
+    router: RouterSettings = Field(default_factory=RouterSettings, description=RouterSettings.__doc__)
+    learner: LearnerSettings = Field(default_factory=LearnerSettings, description=LearnerSettings.__doc__)
+    store: StoreSettings = Field(default_factory=StoreSettings, description=StoreSettings.__doc__)
+    auth: AuthSettings = Field(default_factory=AuthSettings, description=AuthSettings.__doc__)
+    limits: LimitSettings = Field(default_factory=LimitSettings, description=LimitSettings.__doc__)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Constructor over environment over the YAML file."""
+        file = os.environ.get("POINTSMAN_CONFIG")
+        if file and not Path(file).is_file():
+            raise FileNotFoundError(f"POINTSMAN_CONFIG: no such file: {file}")
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)

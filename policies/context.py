@@ -1,0 +1,119 @@
+"""The trained router as an artifact: how raw features become a context, and the supervised sums of its prior."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from policies import checks
+from policies.base import Context
+from policies.checks import Array
+from policies.prior import SupervisedStatistics
+from policies.projection import Projection
+
+_FORMAT = 1
+_TENSORS = "router.safetensors"
+_DOCUMENT = "router.json"
+_WEIGHTS = ("W1", "b1", "W2", "b2", "center", "components")
+_SUMS = ("moment", "A_pos", "A_neg", "b_pos", "b_neg")
+
+
+@dataclass(frozen=True, eq=False)
+class ContextMap:
+    """Maps features to contexts by `projection`, whose gates are those of `arms`.
+
+    `features` says how the features were made, `metrics` how well the router did on held-out examples.
+    """
+
+    arms: tuple[str, ...]
+    projection: Projection
+    statistics: SupervisedStatistics
+    features: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.array(f"b2 of arms {list(self.arms)}", self.projection.b2, (len(self.arms),))
+        checks.array("moment", self.statistics.moment, (self.dimension, self.dimension))
+
+    @property
+    def input_dimension(self) -> int:
+        """D, the length of h."""
+        return self.projection.input_dimension
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of x."""
+        return self.projection.dimension
+
+    def map(self, h: npt.ArrayLike) -> Context:
+        """The context of features h [D]. ValueError: another length, a number that is not finite."""
+        X, G = self.map_batch(checks.array("h", h, (self.input_dimension,))[np.newaxis])
+        return Context(X[0], dict(zip(self.arms, G[0].tolist(), strict=True)))
+
+    def map_batch(self, H: npt.ArrayLike) -> tuple[Array, Array]:
+        """X [n,d] and gates G [n,K] in the order of `arms`, for features H [n,D]."""
+        return self.projection.apply(H)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The first 16 hex digits of the content's SHA-256."""
+        digest = hashlib.sha256(json.dumps(self._document(), sort_keys=True, allow_nan=False).encode())
+        for name, value in sorted(self._arrays().items()):
+            digest.update(f"{name} {value.shape}".encode() + value.tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, path: Path | str) -> None:
+        """Write router.safetensors and router.json into the directory `path`, which is made if missing."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._arrays(), folder / _TENSORS)
+        document = self._document() | {"fingerprint": self.fingerprint}
+        (folder / _DOCUMENT).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what `save` wrote. ValueError: a file is corrupt, was changed, or belongs to another router."""
+        folder = Path(path)
+        try:
+            document = json.loads((folder / _DOCUMENT).read_text())
+            context_map = cls._parse(document, load_file(folder / _TENSORS))
+            if context_map.fingerprint != document["fingerprint"]:
+                raise ValueError(f"fingerprint is {context_map.fingerprint}, expected {document['fingerprint']}")
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"router in {folder} is not readable: {error!r}") from error
+        return context_map
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "arms": self.arms,
+            "input_dimension": self.input_dimension,
+            "dimension": self.dimension,
+            "temperature": self.projection.temperature,
+            "prior_arms": self.statistics.arms,
+            "prior_examples": self.statistics.n,
+            "features": dict(self.features),
+            "metrics": dict(self.metrics),
+        }
+
+    def _arrays(self) -> dict[str, Array]:
+        weights = {name: getattr(self.projection, name) for name in _WEIGHTS}
+        sums = {name: getattr(self.statistics, name) for name in _SUMS}
+        return {name: np.ascontiguousarray(value) for name, value in (weights | sums).items()}
+
+    @classmethod
+    def _parse(cls, document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
+        if document["format"] != _FORMAT:
+            raise ValueError(f"format is {document['format']}, expected {_FORMAT}")
+        weights, sums = ({name: arrays[name] for name in names} for names in (_WEIGHTS, _SUMS))
+        projection = Projection(**weights, temperature=document["temperature"])
+        statistics = SupervisedStatistics(tuple(document["prior_arms"]), document["prior_examples"], **sums)
+        return cls(tuple(document["arms"]), projection, statistics, document["features"], document["metrics"])

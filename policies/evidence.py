@@ -1,0 +1,149 @@
+"""What one arm has taught: discounted sums over its own decisions, exact whatever the order and lateness of rewards."""
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Self
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from policies import checks
+from policies.checks import Array
+
+
+@dataclass(eq=False)
+class ArmStatistics:
+    """Evidence of one arm, over its decisions i with context xᵢ [d], weight wᵢ, reward rᵢ, and tick tᵢ.
+
+    S = Σ wᵢ δᵢ xᵢxᵢᵀ and e = Σ wᵢ δᵢ rᵢ xᵢ over the matured; P = Σ xᵢxᵢᵀ over the pending. δᵢ = γ^(tick − tᵢ), times
+    the carry of each version that came after decision i: the discount runs on the arm's own count of decisions.
+    `discount` is γ; assigning it changes what is folded from then on. `updated` is the time of the last folded event
+    in unix seconds. Reward sums are over matured decisions, neither weighted nor discounted.
+    """
+
+    S: Array
+    e: Array
+    P: Array
+    discount: float
+    adapter_hash: str | None = None
+    kappa: float = 1.0
+    tick: int = 0
+    pulls: int = 0
+    pending: int = 0
+    matured: int = 0
+    reward_sum: float = 0.0
+    reward_square_sum: float = 0.0
+    updated: float = 0.0
+    versions: list[tuple[int, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        d = len(self.e)
+        self.S = checks.array("S", self.S, (d, d))
+        self.e = checks.array("e", self.e, (d,))
+        self.P = checks.array("P", self.P, (d, d))
+        checks.number("discount", self.discount, 0, 1)
+        checks.number("kappa", self.kappa, 0, 1)
+        checks.number("pending", self.pending, 0)
+
+    @classmethod
+    def empty(cls, dimension: int, discount: float, adapter_hash: str | None = None) -> Self:
+        """An arm that was never pulled."""
+        shape = (dimension, dimension)
+        return cls(np.zeros(shape), np.zeros(dimension), np.zeros(shape), discount, adapter_hash)
+
+    def pull(self, x: Array, time: float) -> int:
+        """Fold a decision for this arm: its clock advances, x is pending. Returns the decision's tick."""
+        x, self.updated = self._vector(x), checks.number("time", time)
+        self.S *= self.discount
+        self.e *= self.discount
+        self.P += np.outer(x, x)
+        self.tick += 1
+        self.pulls += 1
+        self.pending += 1
+        return self.tick
+
+    def mature(self, x: Array, tick: int, reward: float, weight: float, time: float, was_pending: bool) -> None:
+        """Fold the first reward of the decision taken at `tick`. It was not pending if `forget` came before."""
+        x, strength = self._vector(x), self._strength(tick, weight)
+        checks.number("reward", reward)
+        if was_pending:
+            self.forget(x, time)
+        self.updated = checks.number("time", time)
+        self.S += strength * np.outer(x, x)
+        self.e += (strength * reward) * x
+        self.matured += 1
+        self.reward_sum += reward
+        self.reward_square_sum += reward**2
+
+    def correct(self, x: Array, tick: int, previous: float, reward: float, weight: float, time: float) -> None:
+        """Replace the reward `previous` of a matured decision by `reward`."""
+        x, strength = self._vector(x), self._strength(tick, weight)
+        delta = checks.number("reward", reward) - checks.number("previous", previous)
+        self.updated = checks.number("time", time)
+        self.e += (strength * delta) * x
+        self.reward_sum += delta
+        self.reward_square_sum += reward**2 - previous**2
+
+    def retract(self, x: Array, tick: int, reward: float, weight: float, time: float) -> None:
+        """Undo `mature`: the decision's only reward was withdrawn, its episode turned out to be cut off."""
+        x, strength = self._vector(x), self._strength(tick, weight)
+        if self.matured == 0:
+            raise ValueError("matured is 0, expected at least 1 decision with a reward")
+        checks.number("reward", reward)
+        self.updated = checks.number("time", time)
+        self.S -= strength * np.outer(x, x)
+        self.e -= (strength * reward) * x
+        self.matured -= 1
+        self.reward_sum -= reward
+        self.reward_square_sum -= reward**2
+
+    def forget(self, x: Array, time: float) -> None:
+        """Take a decision out of the pending: it was cancelled, timed out or censored."""
+        x = self._vector(x)
+        if self.pending == 0:
+            raise ValueError("pending is 0, expected at least 1 decision without an outcome")
+        self.updated = checks.number("time", time)
+        self.pending -= 1
+        # With nothing pending P is exactly zero, so rounding cannot build up.
+        self.P = self.P - np.outer(x, x) if self.pending else np.zeros_like(self.P)
+
+    def new_version(self, adapter_hash: str, carry: float) -> None:
+        """Other weights under the same name: what was known, and what still comes from before, counts `carry`."""
+        checks.number("carry", carry, 0, 1)
+        self.S *= carry
+        self.e *= carry
+        self.kappa *= carry
+        self.adapter_hash = adapter_hash
+        self.versions.append((self.tick, carry))
+
+    def to_bytes(self) -> bytes:
+        """Exact serialisation: safetensors for the arrays, JSON in its metadata for the rest."""
+        arrays = {"S": self.S, "e": self.e, "P": self.P}
+        scalars = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in arrays}
+        return save(arrays, metadata={"scalars": json.dumps(scalars, allow_nan=False)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """What `to_bytes` wrote. ValueError: anything else."""
+        try:
+            arrays = load(data)
+            S, e, P = (np.array(arrays[name]) for name in ("S", "e", "P"))
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            scalars = json.loads(header["__metadata__"]["scalars"])
+            scalars["versions"] = [(int(tick), float(carry)) for tick, carry in scalars["versions"]]
+            return cls(S, e, P, **scalars)
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"arm statistics of {len(data)} bytes are not readable: {error}") from error
+
+    def _vector(self, x: Array) -> Array:
+        return checks.array("x", x, self.e.shape)
+
+    def _strength(self, tick: int, weight: float) -> float:
+        """wᵢ δᵢ of the decision taken at `tick`."""
+        if not 1 <= tick <= self.tick:
+            raise ValueError(f"tick is {tick}, expected 1 to {self.tick}, the arm's decisions so far")
+        strength = checks.number("weight", weight, 0) * self.discount ** (self.tick - tick)
+        for last, carry in self.versions:
+            strength *= carry if tick <= last else 1.0
+        return float(strength)

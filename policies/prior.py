@@ -1,0 +1,132 @@
+"""The supervised data set as a Bayesian prior over each arm's reward."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from policies import checks
+from policies.checks import Array, Mask
+
+
+@dataclass(frozen=True)
+class LearningConfig:
+    """Settings of what is learned.
+
+    discount: γ, per decision of the arm.  ridge: λ.  prior_weight: n_eff, the examples that the labelled set counts
+    as.  prior_wrong: ρ, weight of an example under another arm's label.  new_arm_weight: n₀, examples that the guess
+    about a new arm counts as.  new_arm_mean: that guess, in reward.  version_carry: what is kept at new weights.
+    """
+
+    discount: float = 0.999
+    ridge: float = 0.1
+    prior_weight: float = 200.0
+    prior_wrong: float = 0.1
+    new_arm_weight: float = 2.0
+    new_arm_mean: float = 0.5
+    version_carry: float = 0.5
+
+    def __post_init__(self) -> None:
+        checks.number("discount", self.discount, np.finfo(np.float64).tiny, 1)
+        checks.number("ridge", self.ridge, np.finfo(np.float64).tiny)
+        checks.number("prior_weight", self.prior_weight, 0)
+        checks.number("prior_wrong", self.prior_wrong, 0, 1)
+        checks.number("new_arm_weight", self.new_arm_weight, 0)
+        checks.number("new_arm_mean", self.new_arm_mean, 0, 1)
+        checks.number("version_carry", self.version_carry, 0, 1)
+
+
+class _Sums(NamedTuple):
+    A_pos: Array
+    A_neg: Array
+    b_pos: Array
+    b_neg: Array
+
+
+@dataclass(frozen=True, eq=False)
+class SupervisedStatistics:
+    """Unscaled sums over n labelled examples, so that weights can be chosen later.
+
+    A_pos, A_neg [K,d,d] and b_pos, b_neg [K,d] align with `arms`; moment [d,d] is the mean of xxᵀ over all examples.
+    """
+
+    arms: tuple[str, ...]
+    n: int
+    moment: Array
+    A_pos: Array
+    A_neg: Array
+    b_pos: Array
+    b_neg: Array
+
+    def __post_init__(self) -> None:
+        k, d = len(self.arms), len(self.moment)
+        checks.number("n", self.n, 1)
+        checks.array("moment", self.moment, (d, d))
+        for name in ("A_pos", "A_neg"):
+            checks.array(name, getattr(self, name), (k, d, d))
+        for name in ("b_pos", "b_neg"):
+            checks.array(name, getattr(self, name), (k, d))
+
+
+def supervised_statistics(
+    X: Array, labels: Sequence[str], arms: Sequence[str], outcomes: Array | None = None
+) -> SupervisedStatistics:
+    """Sums over contexts X [n,d] with the arm that is right for each, and measured rewards [n,K] (NaN: not measured).
+
+    Where nothing was measured a label stands for reward 1 and its absence for 0. An arm that no label names counts
+    each of its measured examples fully. ValueError: a label outside `arms`, an arm with neither labels nor outcomes.
+    """
+    X = checks.array("X", X, (len(labels), None))
+    names = np.array(labels, dtype=np.str_)
+    if unknown := sorted(set(labels) - set(arms)):
+        raise ValueError(f"labels hold {unknown}, expected only {list(arms)}")
+    measured = np.full((len(X), len(arms)), np.nan) if outcomes is None else outcomes
+    checks.array("outcomes", np.nan_to_num(measured, nan=0.0, posinf=np.inf, neginf=-np.inf), (len(X), len(arms)))
+    sums = [_sums(X, names == arm, measured[:, k], arm) for k, arm in enumerate(arms)]
+    stacked = _Sums(*(np.stack(parts) for parts in zip(*sums, strict=True)))
+    return SupervisedStatistics(tuple(arms), len(X), X.T @ X / len(X), *stacked)
+
+
+def _sums(X: Array, labelled: Mask, outcome: Array, arm: str) -> _Sums:
+    measured = ~np.isnan(outcome)
+    positive, negative = (labelled, ~labelled) if labelled.any() else (measured, np.zeros_like(measured))
+    if not positive.any():
+        raise ValueError(f"arm {arm!r} has neither labels nor outcomes, expected one of them")
+    right, wrong = X[positive], X[negative]
+    reward_right = np.where(measured, outcome, 1.0)[positive]
+    reward_wrong = np.where(measured, outcome, 0.0)[negative]
+    return _Sums(right.T @ right, wrong.T @ wrong, right.T @ reward_right, wrong.T @ reward_wrong)
+
+
+class Prior:
+    """V₀ [d,d] and b₀ [d] of any arm. One without labelled examples gets a weak guess, `new_arm_mean` everywhere."""
+
+    def __init__(self, statistics: SupervisedStatistics, config: LearningConfig) -> None:
+        self.statistics = statistics
+        self.config = config
+        self._rows = {arm: row for row, arm in enumerate(statistics.arms)}
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of a context."""
+        return len(self.statistics.moment)
+
+    def knows(self, arm: str) -> bool:
+        """Whether labelled examples or outcomes stand behind the arm."""
+        return arm in self._rows
+
+    def of(self, arm: str) -> tuple[Array, Array]:
+        """V₀ = λI + s(A⁺ + ρA⁻) and b₀ = s(b⁺ + ρb⁻) with s = n_eff/n; for a new arm λI + n₀C and V₀m."""
+        ridge = self.config.ridge * np.eye(self.dimension)
+        if arm not in self._rows:
+            return self._new(ridge)
+        row, known = self._rows[arm], self.statistics
+        scale, wrong = self.config.prior_weight / known.n, self.config.prior_wrong
+        V0 = ridge + scale * (known.A_pos[row] + wrong * known.A_neg[row])
+        return V0, scale * (known.b_pos[row] + wrong * known.b_neg[row])
+
+    def _new(self, ridge: Array) -> tuple[Array, Array]:
+        V0 = ridge + self.config.new_arm_weight * self.statistics.moment
+        # x[0] is always 1, so this column of V₀ makes the mean the same for every context.
+        return V0, self.config.new_arm_mean * V0[:, 0]

@@ -1,0 +1,70 @@
+"""The arithmetic of the trained router, in float64 numpy: the same numbers in every process, and no torch to serve."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from policies import checks
+from policies.checks import Array
+
+EPSILON = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """h [D] = text ‖ vision ‖ has_image to x = [1 ; a/‖a‖ ; components·(u − center)] and g = softmax((W₂a + b₂)/τ).
+
+    u = LayerNorm(h), a = tanh(W₁u + b₁). W1 [H,D], b1 [H], W2 [K,H], b2 [K]; center [D] and components [m,D] are a
+    PCA of u, whitened and divided by √m: so d = 1 + H + m, and both parts of x have a length near 1.
+    """
+
+    W1: Array
+    b1: Array
+    W2: Array
+    b2: Array
+    center: Array
+    components: Array
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        hidden, width, arms, m = len(self.b1), len(self.center), len(self.b2), len(self.components)
+        checks.array("W1", self.W1, (hidden, width))
+        checks.array("b1", self.b1, (hidden,))
+        checks.array("W2", self.W2, (arms, hidden))
+        checks.array("b2", self.b2, (arms,))
+        checks.array("center", self.center, (width,))
+        checks.array("components", self.components, (m, width))
+        checks.number("temperature", self.temperature, np.finfo(np.float64).tiny)
+
+    @property
+    def input_dimension(self) -> int:
+        """D, the length of h."""
+        return len(self.center)
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of x."""
+        return 1 + len(self.b1) + len(self.components)
+
+    def apply(self, H: npt.ArrayLike) -> tuple[Array, Array]:
+        """X [n,d] and G [n,K] of features H [n,D]. ValueError: another D, a number that is not finite."""
+        u = normalise(checks.array("h", H, (None, self.input_dimension)))
+        hidden = np.tanh(u @ self.W1.T + self.b1)
+        length = np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), EPSILON)
+        whitened = (u - self.center) @ self.components.T
+        X = np.hstack([np.ones((len(u), 1)), hidden / length, whitened])
+        return X, _softmax((hidden @ self.W2.T + self.b2) / self.temperature)
+
+
+def normalise(H: Array) -> Array:
+    """u [n,D]: LayerNorm without affine over text ‖ vision, the image flag as it is."""
+    body, flag = H[:, :-1], H[:, -1:]
+    body = body - body.mean(axis=1, keepdims=True)
+    return np.hstack([body / np.sqrt(np.mean(body**2, axis=1, keepdims=True) + EPSILON), flag])
+
+
+def _softmax(z: Array) -> Array:
+    powers = np.exp(z - z.max(axis=1, keepdims=True))
+    gates: Array = powers / powers.sum(axis=1, keepdims=True)
+    return gates

@@ -1,0 +1,109 @@
+"""The adapters on disk: one PEFT LoRA per subdirectory, identified by the hash of its content."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BASE = "base"  # the arm without an adapter
+AUTO = "auto"  # the model name that asks for routing
+_RESERVED = frozenset({AUTO, BASE, "top2", "soft"})
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class InvalidAdapter(ValueError):
+    """A directory that cannot be served as an adapter; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One LoRA."""
+
+    name: str
+    path: Path
+    fingerprint: str  # SHA-256 of configuration and weights, first 16 hex digits
+    rank: int
+    targets: tuple[str, ...]
+    size: int  # bytes of the weights
+
+
+class Registry:
+    """The adapters of a directory, by name."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read every subdirectory. Raises InvalidAdapter for the first one that cannot be served."""
+        if not directory.is_dir():
+            raise InvalidAdapter(f"model.adapters: {directory} is not a directory")
+        found = (_read(path) for path in sorted(directory.iterdir()) if path.is_dir())
+        self._adapters = {adapter.name: adapter for adapter in found}
+
+    def __iter__(self) -> Iterator[Adapter]:
+        return iter(self._adapters.values())
+
+    def __len__(self) -> int:
+        return len(self._adapters)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._adapters
+
+    def __getitem__(self, name: str) -> Adapter:
+        return self._adapters[name]
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """What the router chooses among: the base first, then every adapter."""
+        return BASE, *self._adapters
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Directory of every adapter."""
+        return {adapter.name: adapter.path for adapter in self}
+
+    def gates(self, arm: str) -> dict[str, float]:
+        """Adapters that an arm turns on, with their weights."""
+        return {} if arm == BASE else {arm: 1.0}
+
+    def fingerprints(self, arm: str) -> dict[str, str]:
+        """Content hashes of the adapters that an arm turns on."""
+        return {name: self[name].fingerprint for name in self.gates(arm)}
+
+
+def _read(path: Path) -> Adapter:
+    if not _NAME.fullmatch(path.name) or path.name in _RESERVED:
+        raise InvalidAdapter(
+            f"{path}: the name {path.name!r} cannot be an adapter's, expected letters, digits, '.', '_', '-' "
+            f"(at most 64) and none of {', '.join(sorted(_RESERVED))}"
+        )
+    for file in _FILES:
+        if not (path / file).is_file():
+            raise InvalidAdapter(f"{path}: {file} is missing (weights must be safetensors)")
+    rank, targets = _config(path / _FILES[0])
+    digest = hashlib.sha256()
+    for file in _FILES:
+        digest.update((path / file).read_bytes())
+    return Adapter(
+        name=path.name,
+        path=path,
+        fingerprint=digest.hexdigest()[:16],
+        rank=rank,
+        targets=targets,
+        size=(path / _FILES[1]).stat().st_size,
+    )
+
+
+def _config(path: Path) -> tuple[int, tuple[str, ...]]:
+    """Rank and target modules."""
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidAdapter(f"{path}: not JSON: {error}") from None
+    for key, kind in (("r", int), ("target_modules", list | str)):
+        if not isinstance(config.get(key), kind):
+            raise InvalidAdapter(f"{path}: {key} is {config.get(key)!r}, expected a PEFT LoRA configuration")
+    if config.get("peft_type") != "LORA":
+        raise InvalidAdapter(f"{path}: peft_type is {config.get('peft_type')!r}, expected 'LORA'")
+    targets = config["target_modules"]
+    return config["r"], (targets,) if isinstance(targets, str) else tuple(sorted(targets))

@@ -1,0 +1,148 @@
+"""Settings in, Serve application out: the Router at the edge, the Model behind it, the Learner beside it."""
+
+import asyncio
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from cluster.settings import Settings
+from cluster.store import Store
+from policies import create
+from policies.context import ContextMap
+from policies.posterior import Posterior
+from policies.prior import Prior
+from services.adapters.registry import Registry
+from services.configuration import learning_config, policy_config
+from services.engine.peft import PeftEngine
+from services.gateway import build_gateway
+from services.learner import Learner
+from services.model import Model, ModelReplica, RemoteModel
+from services.router import Router
+from services.snapshots import SnapshotFollower
+
+
+def build(settings: Settings) -> serve.Application:
+    """The application. Raises ValueError for an address that is open to others while no keys are configured."""
+    if not settings.server.is_loopback and not settings.auth.keys:
+        raise ValueError(
+            f"server.host is {settings.server.host!r}, which others can reach, and auth.keys is empty: "
+            "expected at least one key, or a loopback address (`pointsman key` makes one)"
+        )
+    server, model = settings.server, settings.model
+    models = serve.deployment(
+        name="Model",
+        num_replicas=model.replicas,
+        max_ongoing_requests=server.max_ongoing,
+        ray_actor_options={"num_cpus": 0, "num_gpus": model.gpus},
+    )(ModelDeployment)
+    learner = serve.deployment(name="Learner", num_replicas=1, ray_actor_options={"num_cpus": 0})(LearnerDeployment)
+    routers = serve.deployment(
+        name="Router",
+        num_replicas=server.routers,
+        max_ongoing_requests=server.max_ongoing,
+        ray_actor_options={"num_cpus": 0},
+    )(serve.ingress()(RouterDeployment))
+    return routers.bind(settings, models.bind(settings), learner.bind(settings))
+
+
+class ModelDeployment(ModelReplica):
+    """One copy of the weights."""
+
+    def __init__(self, settings: Settings) -> None:
+        model = settings.model
+        if model.threads:
+            torch.set_num_threads(model.threads)
+        engine = PeftEngine(
+            model.path,
+            Registry(model.adapters).paths,
+            dtype=model.dtype,
+            device="cuda" if model.gpus else "cpu",
+            max_batch=model.max_batch,
+            batch_window_ms=model.batch_window_ms,
+            encode_blocks=model.encode_blocks,
+            image_cache=model.image_cache,
+        )
+        super().__init__(engine, serve.get_replica_context().replica_id.unique_id)
+
+
+class LearnerDeployment:
+    """The one writer of the posterior."""
+
+    def __init__(self, settings: Settings) -> None:
+        learner = Learner(
+            make_store(settings),
+            ContextMap.load(settings.router.path),
+            learning_config(settings),
+            batch=settings.learner.batch,
+            pace_ms=settings.learner.pace_ms,
+        )
+        self._running = asyncio.get_running_loop().create_task(learner.run(Registry(settings.model.adapters)))
+
+    def check_health(self) -> None:
+        """Serve replaces a Learner that has ended."""
+        if self._running.done():
+            self._running.result()
+
+
+class RouterDeployment:
+    """The ingress: the gateway over a Router."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: "DeploymentHandle[ModelReplica]",
+        learner: "DeploymentHandle[Any]",
+    ) -> None:
+        self._settings = settings
+        self._learner = learner  # keeps the Learner in the application; the hot path never calls it
+        self._router = build_router(settings, RemoteModel(model))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_gateway(self._router, self._settings)
+
+    def check_health(self) -> None:
+        """Serve replaces a Router that no longer follows the Learner."""
+        self._router.check()
+
+
+def build_router(settings: Settings, model: Model) -> Router:
+    """A Router, not yet connected."""
+    registry, contexts, store = (
+        Registry(settings.model.adapters),
+        ContextMap.load(settings.router.path),
+        make_store(settings),
+    )
+    posterior = Posterior(Prior(contexts.statistics, learning_config(settings)))
+    snapshots = SnapshotFollower(
+        store,
+        posterior,
+        registry.arms,
+        discount=settings.learner.discount,
+        refresh_s=settings.router.refresh_s,
+    )
+    return Router(
+        settings.router,
+        base=settings.model.public_name,
+        model=model,
+        store=store,
+        registry=registry,
+        contexts=contexts,
+        policy=create(settings.router.policy, posterior, policy_config(settings)),
+        snapshots=snapshots,
+    )
+
+
+def make_store(settings: Settings) -> Store:
+    """The store that the settings name. Raises ValueError without a URL: an embedded server must be running."""
+    url = settings.store.external_url
+    if url is None:
+        raise ValueError("store.url and REDIS_URL are empty, expected a Redis URL (`pointsman serve` starts a server)")
+    return Store(
+        url,
+        settings.store.prefix,
+        reward_window_s=settings.learner.reward_window_s,
+        retention_s=settings.store.retention_s,
+    )

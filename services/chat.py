@@ -1,0 +1,97 @@
+"""From a chat request to a prompt: roles, texts, and images that are small enough and really images."""
+
+import base64
+import binascii
+import io
+from urllib.parse import urlsplit
+
+import httpx
+from PIL import Image, UnidentifiedImageError
+
+from cluster.settings import LimitSettings
+from services.engine.base import Message, Part, Prompt
+from services.errors import ApiError
+from services.schemas import ChatMessage, ChatRequest, ImagePart, ImageUrl, TextPart
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_FETCH_TIMEOUT_S = 10.0
+
+
+class ChatReader:
+    """Reads chats within limits. Every refusal is an ApiError 400 that names the field."""
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self._limits = limits
+
+    async def read(self, request: ChatRequest) -> Prompt:
+        """The prompt of a request, images decoded from base64 or fetched, not yet to pixels."""
+        if len(request.messages) > self._limits.messages:
+            raise _invalid("messages", f"{len(request.messages)} messages, expected at most {self._limits.messages}")
+        images = sum(isinstance(part, ImagePart) for m in request.messages for part in _parts(m))
+        if images > self._limits.images:
+            raise _invalid("messages", f"{images} images, expected at most {self._limits.images}")
+        return Prompt(tuple([await self._message(i, message) for i, message in enumerate(request.messages)]))
+
+    async def _message(self, index: int, message: ChatMessage) -> Message:
+        parts = [await self._part(f"messages[{index}].content[{i}]", part) for i, part in enumerate(_parts(message))]
+        return Message(message.role, tuple(parts))
+
+    async def _part(self, field: str, part: TextPart | ImagePart) -> Part:
+        if isinstance(part, TextPart):
+            return Part(text=part.text)
+        field = f"{field}.image_url.url"
+        image = await self._bytes(field, part.image_url)
+        self._check(field, image)
+        return Part(image=image)
+
+    async def _bytes(self, field: str, image: ImageUrl) -> bytes:
+        if image.url.startswith("data:"):
+            return _data_url(field, image.url)
+        url = urlsplit(image.url)
+        if url.scheme not in ("http", "https") or url.hostname not in self._limits.image_hosts:
+            raise _invalid(field, f"{image.url[:80]!r}, expected a data URL (limits.image_hosts allows no such host)")
+        return await self._fetch(field, image.url)
+
+    async def _fetch(self, field: str, url: str) -> bytes:
+        chunks, size = [], 0
+        try:
+            async with httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S) as client, client.stream("GET", url) as response:
+                response.raise_for_status()
+                async for chunk in response.aiter_bytes():
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > self._limits.body_bytes:
+                        raise _invalid(field, f"{url[:80]!r} is larger than {self._limits.body_bytes} bytes")
+        except httpx.HTTPError as error:
+            raise _invalid(field, f"{url[:80]!r} cannot be fetched: {error}") from None
+        return b"".join(chunks)
+
+    def _check(self, field: str, image: bytes) -> None:
+        """Read the header alone: format and size. The pixels are decoded where they are used."""
+        try:
+            with Image.open(io.BytesIO(image), formats=_FORMATS) as opened:
+                width, height = opened.size
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            raise _invalid(field, f"{len(image)} bytes that are no {', '.join(_FORMATS)} image") from None
+        if width * height > self._limits.image_pixels:
+            raise _invalid(field, f"{width}×{height} pixels, expected at most {self._limits.image_pixels} in all")
+
+
+def _parts(message: ChatMessage) -> list[TextPart | ImagePart]:
+    if isinstance(message.content, str):
+        return [TextPart(type="text", text=message.content)]
+    return list(message.content)
+
+
+def _data_url(field: str, url: str) -> bytes:
+    header, comma, payload = url.partition(",")
+    if not comma or not header.endswith(";base64"):
+        raise _invalid(field, f"{url[:40]!r}, expected data:image/<type>;base64,<data>")
+    try:
+        return base64.b64decode(payload, validate=True)
+    except binascii.Error as error:
+        raise _invalid(field, f"broken base64: {error}") from None
+
+
+def _invalid(field: str, message: str) -> ApiError:
+    return ApiError(400, f"{field}: {message}", param=field, code="invalid_value")

@@ -1,0 +1,174 @@
+"""The `pointsman` command."""
+
+import importlib
+import json
+import secrets
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from cluster.settings import Scope, Settings
+from services import tables
+from services.auth import key_hash
+from services.client import Client, ServiceError, user_message
+
+app = typer.Typer(
+    help="Route computer-use requests to LoRA adapters of one Qwen3-VL, and learn online which is right.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+
+Url = Annotated[str, typer.Option("--url", envvar="POINTSMAN_URL", help="Address of the service.")]
+Key = Annotated[str | None, typer.Option("--key", envvar="POINTSMAN_KEY", help="Bearer key, if the service wants one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON of the service instead of a table.")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port to listen on.")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory or hub name of a Qwen3-VL checkpoint.")] = None,
+    adapters: Annotated[Path | None, typer.Option(help="Directory with one PEFT LoRA per subdirectory.")] = None,
+    router: Annotated[Path | None, typer.Option(help="Directory of the trained router.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory of the embedded Redis.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; without it one starts here.")] = None,
+) -> None:
+    """Serve on this machine until Ctrl-C. All settings: docs/settings.md."""
+    from services.launch import running  # Ray takes seconds to import; the other commands do not need it
+
+    settings = _settings(
+        server={"host": host, "port": port},
+        model={"path": model, "adapters": adapters},
+        router={"path": router},
+        store={"data_dir": data},
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with console.status("Starting Redis, Ray and Serve…") as status, running(settings, address=address) as url:
+        status.stop()
+        tables.print_urls(console, url)
+        stop.wait()
+        console.print("Stopping…")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def demo(context: typer.Context) -> None:
+    """Serve the embedded model, send it recorded tasks, and watch the router learn (`demo --help` for options)."""
+    try:
+        module = importlib.import_module("examples.miniwob.demo")
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"the demo needs a checkout of the project: {error}") from None
+    module.app(args=context.args, prog_name="pointsman demo")
+
+
+@app.command()
+def route(
+    instruction: Annotated[str, typer.Argument(help="The task, as an agent would say it.")],
+    image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The screenshot.")] = None,
+    arms: Annotated[list[str] | None, typer.Option("--arm", help="Choose among these arms only.")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain which adapter a request would get, without generating and without logging."""
+    body: dict[str, Any] = {"messages": [user_message(instruction, image)], "routing": {"arms": arms or None}}
+    _show(Client(url, key).post("/v1/route", body), tables.explanation, as_json)
+
+
+@app.command()
+def feedback(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Id of a decision, or of an episode with --episode.")],
+    reward: Annotated[float | None, typer.Option(min=0, max=1, help="Reward, 0 to 1.")] = None,
+    success: Annotated[bool | None, typer.Option("--success/--failure", help="Instead of --reward.")] = None,
+    truncated: Annotated[bool, typer.Option(help="The episode was cut off: no outcome.")] = False,
+    episode: Annotated[bool, typer.Option(help="ID names an episode.")] = False,
+    source: Annotated[str | None, typer.Option(help="Who says so; default: the key's name.")] = None,
+    comment: Annotated[str | None, typer.Option(help="Kept with the feedback.")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Post the outcome of a decision or an episode."""
+    item = {
+        "episode_id" if episode else "decision_id": id_,
+        "reward": reward,
+        "success": success,
+        "truncated": truncated,
+        "source": source,
+        "comment": comment,
+    }
+    answer = Client(url, key).post("/v1/feedback", item)
+    status = answer["results"][0]["status"]
+    console.print(f"{id_}: {status}")
+    if status == "unknown":
+        raise typer.Exit(1)
+
+
+@app.command()
+def bandit(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
+    """What the bandit believes of every arm."""
+    _show(Client(url, key).get("/v1/bandit"), tables.bandit, as_json)
+
+
+@app.command()
+def decisions(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """The latest decisions and their outcomes."""
+    _show(Client(url, key).get("/v1/decisions", limit=limit), tables.decisions, as_json)
+
+
+@app.command()
+def adapters(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
+    """The adapters that can serve."""
+    _show(Client(url, key).get("/v1/adapters"), tables.adapters, as_json)
+
+
+@app.command()
+def settings() -> None:
+    """Every setting: name, value in force here, default, and what it does."""
+    tables.print_settings(console, Settings())
+
+
+@app.command("key")
+def new_key(
+    name: Annotated[str, typer.Argument(help="Name of the key.")],
+    scopes: Annotated[list[str], typer.Option("--scope", help=f"Repeatable: {', '.join(get_args(Scope))}.")],
+) -> None:
+    """Make a bearer key: the secret to hand out, and the line for the configuration (which holds its hash only)."""
+    if unknown := set(scopes) - set(get_args(Scope)):
+        raise typer.BadParameter(f"scope {unknown.pop()!r}, expected some of {', '.join(get_args(Scope))}")
+    secret = f"pm-{secrets.token_urlsafe(32)}"
+    console.print(f"Key, shown once:  {secret}", soft_wrap=True)
+    entry = {"name": name, "sha256": key_hash(secret), "scopes": scopes}
+    console.print(f"For auth.keys:    - {json.dumps(entry)}", soft_wrap=True, markup=False)
+
+
+def _settings(**groups: dict[str, Any]) -> Settings:
+    """Settings with the options that were given; the environment and the file say the rest."""
+    given = {name: {k: v for k, v in group.items() if v is not None} for name, group in groups.items()}
+    return Settings(**cast(Any, {name: group for name, group in given.items() if group}))
+
+
+def _show(answer: Any, table: Any, as_json: bool) -> None:
+    console.print_json(json.dumps(answer)) if as_json else console.print(table(answer))
+
+
+def main() -> None:
+    """The entry point: errors that a user can mend are one line."""
+    try:
+        app()
+    except (ServiceError, ValidationError, ValueError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        raise SystemExit(1) from None

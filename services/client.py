@@ -1,0 +1,54 @@
+"""A client of a running service, for the command line and the demo."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+
+class ServiceError(RuntimeError):
+    """The service refused a request or cannot be reached; the message says what it said."""
+
+
+class Client:
+    """Calls the HTTP API of Pointsman at `url`, with a bearer key if there is one."""
+
+    def __init__(self, url: str, key: str | None = None, *, timeout_s: float = 60) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+        self._url = url
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON of a GET. Raises ServiceError."""
+        return self._call("GET", path, params={name: value for name, value in query.items() if value is not None})
+
+    def post(self, path: str, body: Any) -> Any:
+        """The JSON of a POST. Raises ServiceError."""
+        return self._call("POST", path, json=body)
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **arguments)
+        except httpx.HTTPError as error:
+            raise ServiceError(f"{self._url} cannot be reached ({error}); is `pointsman serve` running?") from None
+        if response.is_error:
+            raise ServiceError(_message(response))
+        return response.json()
+
+
+def user_message(text: str, image: Path | None = None) -> dict[str, Any]:
+    """A user turn in OpenAI's format; the image file becomes a data URL."""
+    if image is None:
+        return {"role": "user", "content": text}
+    kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}.get(image.suffix.lower(), "png")
+    url = f"data:image/{kind};base64,{base64.b64encode(image.read_bytes()).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+    return {"role": "user", "content": parts}
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return f"{response.status_code}: {response.json()['error']['message']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code}: {response.text[:200]}"

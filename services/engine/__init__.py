@@ -1,0 +1,1 @@
+"""Qwen3-VL with LoRA adapters chosen per request. Imports neither Ray nor HTTP."""

@@ -1,0 +1,46 @@
+"""The growing answer of one request: tokens in, text out, and when it ends."""
+
+from collections.abc import Callable
+
+from services.engine.base import Delta, FinishReason, Sampling
+
+_UNFINISHED = "\ufffd"  # a byte sequence that needs another token
+
+
+class Answer:
+    """Collects tokens and hands out the text that is final."""
+
+    def __init__(
+        self, prompt_tokens: int, sampling: Sampling, stop_tokens: frozenset[int], decode: Callable[[list[int]], str]
+    ) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._sampling = sampling
+        self._stop_tokens = stop_tokens
+        self._decode = decode
+        self._ids: list[int] = []
+        self._sent = 0
+        self._generated = 0
+        self._hold = max((len(stop) for stop in sampling.stop), default=1) - 1
+        self.finished: FinishReason | None = None
+
+    def add(self, token: int) -> Delta:
+        """Take the next token; the delta's text may be empty while a character or a stop string is incomplete."""
+        self._generated += 1
+        if token in self._stop_tokens:
+            self.finished = "stop"
+        else:
+            self._ids.append(token)
+        text = self._decode(self._ids)
+        if found := [at for stop in self._sampling.stop if (at := text.find(stop)) >= 0]:
+            text, self.finished = text[: min(found)], "stop"
+        elif self._generated >= self._sampling.max_tokens and not self.finished:
+            self.finished = "length"
+        return self._delta(text)
+
+    def _delta(self, text: str) -> Delta:
+        if self.finished:
+            return Delta(text[self._sent :], self.finished, self._prompt_tokens, self._generated)
+        ready = len(text) - self._hold if not text.endswith(_UNFINISHED) else self._sent
+        piece = text[self._sent : max(ready, self._sent)]
+        self._sent += len(piece)
+        return Delta(piece)

@@ -1,0 +1,117 @@
+"""What the service asks of an engine: encode a chat for the router, then generate under the gates it chose."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+FinishReason = Literal["stop", "length"]
+
+
+class InvalidPrompt(ValueError):
+    """The chat cannot be encoded: a broken image, too many tokens, a control token in the text.
+
+    Carries its message alone, so that it survives a process boundary.
+    """
+
+
+class EngineStopped(RuntimeError):
+    """The engine was closed while the request was waiting or running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of a message: text, or an image as encoded bytes (PNG, JPEG, WebP, GIF)."""
+
+    text: str | None = None
+    image: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A chat as the client sent it."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def images(self) -> list[bytes]:
+        """Every image, in order."""
+        return [part.image for message in self.messages for part in message.parts if part.image is not None]
+
+    @property
+    def instruction(self) -> str:
+        """The text of the first user message that has any: what computer-use agents put the task in."""
+        texts = ("\n".join(p.text for p in m.parts if p.text) for m in self.messages if m.role == "user")
+        return next((text for text in texts if text), "")
+
+    @property
+    def routed(self) -> "Prompt":
+        """What the router looks at: the latest image and the first instruction, as one user message."""
+        image = tuple(Part(image=image) for image in self.images[-1:])
+        return Prompt((Message("user", (*image, Part(text=self.instruction))),))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+class Encoded(NamedTuple):
+    """What `encode` tells the router."""
+
+    features: bytes  # raw h, float16 [D]: text ‖ vision ‖ has_image
+    resident: tuple[str, ...]  # adapters that need no page-in here
+    replica: str
+
+
+class Delta(NamedTuple):
+    """A piece of the answer. The last one has a finish reason and the token counts."""
+
+    text: str
+    finish_reason: FinishReason | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Engine(ABC):
+    """Hosts one model and its adapters."""
+
+    @property
+    @abstractmethod
+    def feature_size(self) -> int:
+        """D, the length of the raw features."""
+
+    @property
+    @abstractmethod
+    def resident(self) -> tuple[str, ...]:
+        """Adapters that can serve without being loaded first."""
+
+    @abstractmethod
+    async def encode(self, prompt: Prompt) -> bytes:
+        """Raw features of what the router looks at, float16 bytes [D]. Raises InvalidPrompt."""
+
+    @abstractmethod
+    def generate(self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """The answer under `Σ gates[a] · adapter a` (empty: the base alone), piece by piece.
+
+        Closing the iterator gives up the request. Raises InvalidPrompt, KeyError for an adapter that the engine does
+        not have, ValueError for gates that it cannot serve, EngineStopped when the engine is closed meanwhile.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Fail what is waiting and free the model."""

@@ -1,0 +1,140 @@
+"""The fold of the event stream: events in, statistics of the arms and ledger rows out. Pure: no clock, no I/O."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from cluster.events import ArmRegistered, ArmRemoved, Cancellation, Decision, Event, Feedback, Timeout
+from cluster.learner_store import LedgerRow
+from policies.checks import Array
+from policies.context import ContextMap
+from policies.evidence import ArmStatistics
+from policies.prior import LearningConfig
+
+Ledger = Mapping[str, tuple[Decision, LedgerRow | None]]
+
+
+class Fold:
+    """Folds events in stream order and remembers what they touched since `clear`.
+
+    Several sources for one decision count as their mean. An episode's feedback counts as one observation: each of its
+    n decisions matures with weight 1/n. Truncated means censored:
+    the decision is no longer pending and teaches nothing.
+    """
+
+    def __init__(self, contexts: ContextMap, config: LearningConfig, arms: Mapping[str, ArmStatistics]) -> None:
+        self._contexts = contexts
+        self._config = config
+        self.arms = dict(arms)
+        for statistics in self.arms.values():
+            statistics.discount = config.discount
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was touched: it has been committed."""
+        self.touched: set[str] = set()
+        self.removed: set[str] = set()
+        self.rows: dict[str, LedgerRow] = {}
+        self._decisions: dict[str, Decision] = {}
+
+    @staticmethod
+    def references(events: Iterable[Event]) -> set[str]:
+        """Ids of the decisions that `apply` needs the ledger of."""
+        ids: set[str] = set()
+        for event in events:
+            if isinstance(event, Feedback):
+                ids.update(event.members)
+            elif isinstance(event, Cancellation | Timeout):
+                ids.add(event.decision_id)
+        return ids
+
+    def apply(self, event: Event, ledger: Ledger) -> None:
+        """Fold one event. `ledger` holds the decisions that it refers to, as of the last commit."""
+        match event:
+            case Decision():
+                self._decide(event)
+            case Feedback(late=False):
+                for member in event.members:
+                    self._observe(event, member, ledger)
+            case Cancellation():
+                self._settle(event.decision_id, "cancelled", event.time, ledger)
+            case Timeout():
+                self._settle(event.decision_id, "timed_out", event.time, ledger)
+            case ArmRegistered():
+                self._register(event)
+            case ArmRemoved():
+                if self.arms.pop(event.arm, None):
+                    self.touched.discard(event.arm)
+                    self.removed.add(event.arm)
+
+    def _decide(self, decision: Decision) -> None:
+        statistics = self._arm(decision.arm)
+        tick = statistics.pull(self._context(decision), decision.time)
+        self._decisions[decision.id] = decision
+        self.rows[decision.id] = LedgerRow(tick=tick, arm=decision.arm, status="pending", weight=1.0, rewards={})
+
+    def _observe(self, feedback: Feedback, decision_id: str, ledger: Ledger) -> None:
+        found = self._find(decision_id, ledger)
+        if found is None:
+            return
+        decision, row = found
+        if not row.rewards and (row.status == "timed_out" or (feedback.episode_id and row.status == "cancelled")):
+            return  # closed before it had an outcome; an episode says nothing of a step that was not taken
+        rewards = {source: reward for source, reward in row.rewards.items() if source != feedback.source}
+        if not feedback.truncated and feedback.reward is not None:
+            rewards[feedback.source] = feedback.reward
+        weight = row.weight if row.rewards else 1.0 / len(feedback.members)
+        status = "matured" if rewards else "censored"
+        updated = row.model_copy(update={"rewards": rewards, "weight": weight, "status": status})
+        self._learn(decision, row, updated, feedback.time)
+        self.rows[decision_id] = updated
+
+    def _learn(self, decision: Decision, before: LedgerRow, after: LedgerRow, time: float) -> None:
+        """Move the arm's evidence from one row of the ledger to the next."""
+        x, statistics = self._context(decision), self._arm(after.arm)
+        if before.rewards and after.rewards:
+            statistics.correct(x, after.tick, _mean(before), _mean(after), after.weight, time)
+        elif before.rewards:
+            statistics.retract(x, before.tick, _mean(before), before.weight, time)
+        elif after.rewards:
+            pending = before.status == "pending"
+            statistics.mature(x, after.tick, _mean(after), after.weight, time, was_pending=pending)
+        elif before.status == "pending":
+            statistics.forget(x, time)
+
+    def _settle(self, decision_id: str, status: str, time: float, ledger: Ledger) -> None:
+        found = self._find(decision_id, ledger)
+        if found and found[1].status == "pending":
+            decision, row = found
+            self.rows[decision_id] = row.model_copy(update={"status": status})
+            self._arm(row.arm).forget(self._context(decision), time)
+
+    def _find(self, decision_id: str, ledger: Ledger) -> tuple[Decision, LedgerRow] | None:
+        """The decision and its row, unless it is unknown, not folded yet, or its arm is gone."""
+        decision, row = ledger.get(decision_id, (None, None))
+        decision = self._decisions.get(decision_id, decision)
+        row = self.rows.get(decision_id, row)
+        return (decision, row) if decision and row and row.arm in self.arms else None
+
+    def _register(self, event: ArmRegistered) -> None:
+        known = self.arms.get(event.arm)
+        if known is None:
+            self._arm(event.arm).adapter_hash = event.adapter_hash
+        elif event.adapter_hash is not None and known.adapter_hash != event.adapter_hash:
+            known.new_version(event.adapter_hash, self._config.version_carry)
+        self._arm(event.arm)
+
+    def _arm(self, arm: str) -> ArmStatistics:
+        """The arm's statistics, to be changed; an unknown arm starts empty."""
+        self.touched.add(arm)
+        self.removed.discard(arm)
+        if arm not in self.arms:
+            self.arms[arm] = ArmStatistics.empty(self._contexts.dimension, self._config.discount)
+        return self.arms[arm]
+
+    def _context(self, decision: Decision) -> Array:
+        return self._contexts.map(np.frombuffer(decision.features, np.float16)).x
+
+
+def _mean(row: LedgerRow) -> float:
+    return sum(row.rewards.values()) / len(row.rewards)

@@ -1,0 +1,153 @@
+"""What an operator sees: arms, decisions, episodes, adapters, as JSON-ready models."""
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel
+
+from cluster.events import Cancellation, Completion, Decision
+from cluster.learner_store import LedgerRow
+from cluster.store import Observation, StoredDecision
+from policies.checks import Array
+from policies.evidence import ArmStatistics
+from services.adapters.registry import Adapter
+from services.router import Router
+
+_RECENT = 256
+_Z95 = 1.959963984540054
+
+
+class ArmView(BaseModel):
+    """What is known of one arm. Means and widths are averages over the contexts of recent decisions."""
+
+    arm: str
+    pulls: int
+    pending: int
+    matured: int
+    reward_mean: float | None
+    reward_interval: tuple[float, float] | None  # 95%, Wilson
+    posterior_mean: float | None
+    posterior_width: float | None
+    prior_trust: float  # κ
+    adapter_hash: str | None
+    updated: float | None  # unix seconds of the last event
+    resident: bool
+
+
+class BanditView(BaseModel):
+    """The state of the learner as this Router knows it."""
+
+    policy: str
+    policy_version: int
+    mode: str
+    router: str
+    contexts: int  # recent decisions that the posterior is averaged over
+    learner_age_s: float | None  # seconds since the Learner's last sign of life
+    behind_ms: int  # how much younger the newest event is than the newest one folded
+    arms: list[ArmView]
+
+
+class DecisionView(BaseModel):
+    """A logged decision and what became of it."""
+
+    decision: Decision
+    completion: Completion | None
+    cancellation: Cancellation | None
+    observations: dict[str, Observation]
+    ledger: LedgerRow | None
+
+    @classmethod
+    def of(cls, stored: StoredDecision) -> "DecisionView":
+        """The view of a stored decision; raw features stay in the store."""
+        return cls(
+            decision=stored.decision,
+            completion=stored.completion,
+            cancellation=stored.cancellation,
+            observations=stored.observations,
+            ledger=stored.ledger,
+        )
+
+
+class AdapterView(BaseModel):
+    """One adapter that can serve."""
+
+    name: str
+    fingerprint: str
+    rank: int
+    targets: tuple[str, ...]
+    bytes: int
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> "AdapterView":
+        """The view of a registered adapter."""
+        return cls(
+            name=adapter.name,
+            fingerprint=adapter.fingerprint,
+            rank=adapter.rank,
+            targets=adapter.targets,
+            bytes=adapter.size,
+        )
+
+
+async def bandit(router: Router) -> BanditView:
+    """Everything about the bandit; averages are over the latest decisions in the store."""
+    recent = await router.store.decisions(_RECENT)
+    state = await router.store.learner_state()
+    resident = set(recent[0].decision.resident) if recent else set(router.registry.paths)
+    posterior = router.snapshots.posterior
+    X = _contexts(router, recent)
+    means, widths = (posterior.means(X).mean(0), posterior.widths(X).mean(0)) if len(X) else (None, None)
+    views = [
+        _arm(
+            arm,
+            posterior.statistics(arm),
+            None if means is None else float(means[row]),
+            None if widths is None else float(widths[row]),
+            resident=set(router.registry.gates(arm)) <= resident,
+        )
+        for row, arm in enumerate(posterior.arms)
+    ]
+    return BanditView(
+        policy=router.policy.name,
+        policy_version=router.snapshots.version,
+        mode="online",
+        router=router.contexts.fingerprint,
+        contexts=len(X),
+        learner_age_s=max(0.0, time.time() - state.alive) if state.alive else None,
+        behind_ms=await router.store.backlog_ms(),
+        arms=views,
+    )
+
+
+def _contexts(router: Router, recent: Sequence[StoredDecision]) -> Array:
+    size = router.contexts.input_dimension
+    features = [np.frombuffer(stored.decision.features, np.float16) for stored in recent]
+    rows = [h for h in features if len(h) == size]
+    return router.contexts.map_batch(np.stack(rows))[0] if rows else np.zeros((0, router.contexts.dimension))
+
+
+def _arm(arm: str, known: ArmStatistics, mean: float | None, width: float | None, *, resident: bool) -> ArmView:
+    return ArmView(
+        arm=arm,
+        pulls=known.pulls,
+        pending=known.pending,
+        matured=known.matured,
+        reward_mean=known.reward_sum / known.matured if known.matured else None,
+        reward_interval=wilson(known.reward_sum, known.matured) if known.matured else None,
+        posterior_mean=mean,
+        posterior_width=width,
+        prior_trust=known.kappa,
+        adapter_hash=known.adapter_hash,
+        updated=known.updated or None,
+        resident=resident,
+    )
+
+
+def wilson(total: float, n: int) -> tuple[float, float]:
+    """95% interval of a mean of n rewards in [0, 1] that sum to `total` (Wilson 1927; conservative for non-binary)."""
+    mean, z2 = total / n, _Z95**2
+    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 / (1 + z2 / n) * math.sqrt(max(0.0, mean * (1 - mean)) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

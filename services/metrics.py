@@ -1,0 +1,23 @@
+"""Prometheus metrics of one Router."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Counters and histograms; label values are bounded by the arms and by the routes of the API."""
+
+    def __init__(self) -> None:
+        self._all = CollectorRegistry()
+        self.requests = Counter("pointsman_requests", "HTTP requests.", ("route", "status"), registry=self._all)
+        self.latency = Histogram(
+            "pointsman_request_seconds", "Seconds to the response.", ("route",), buckets=_SECONDS, registry=self._all
+        )
+        self.decisions = Counter("pointsman_decisions", "Decisions.", ("arm", "explored"), registry=self._all)
+        self.feedback = Counter("pointsman_feedback", "Feedback items.", ("status",), registry=self._all)
+        self.version = Gauge("pointsman_policy_version", "Version of the snapshot decided on.", registry=self._all)
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self._all)

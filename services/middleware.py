@@ -1,0 +1,59 @@
+"""What happens to every request before its handler: the size of the body, and metrics."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.errors import ApiError
+from services.metrics import Metrics
+
+
+class BodyLimit:
+    """Refuses a body of more than `limit` bytes with 413, announced or not, without reading it to the end."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                error = self._too_large(f"more than {self._limit}")
+                raise HTTPException(error.status, error.message)  # FastAPI passes this one on
+            return message
+
+        announced = dict(scope["headers"]).get(b"content-length", b"0").decode("latin-1")
+        if announced.isdecimal() and int(announced) > self._limit:
+            error = self._too_large(announced)
+            await JSONResponse(error.body, error.status)(scope, receive, send)
+            return
+        await self._app(scope, counted, send)
+
+    def _too_large(self, size: str) -> ApiError:
+        return ApiError(413, f"body: {size} bytes, expected at most {self._limit}", code="body_too_large")
+
+
+def measure(metrics: Metrics) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """A middleware that counts requests by route and status."""
+
+    async def middleware(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        started = time.perf_counter()
+        response = await proceed(request)
+        route = getattr(request.scope.get("route"), "path", "unmatched")
+        metrics.requests.labels(route, str(response.status_code)).inc()
+        metrics.latency.labels(route).observe(time.perf_counter() - started)
+        return response
+
+    return middleware

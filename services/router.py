@@ -1,0 +1,233 @@
+"""Router: encode, decide, log, place, answer."""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from cluster.events import ArmScore, Cancellation, Completion, Decision
+from cluster.settings import RouterSettings
+from cluster.store import Store
+from policies.base import Choice, Context, Policy
+from policies.context import ContextMap
+from services.adapters.registry import Registry
+from services.engine.base import Delta, Encoded, Prompt, Sampling
+from services.model import Model
+from services.placement import costs
+from services.schemas import RoutingInfo
+from services.snapshots import SnapshotFollower
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to route, as the gateway understood it."""
+
+    prompt: Prompt
+    eligible: tuple[str, ...]
+    sampling: Sampling
+    episode: str | None = None
+    task: str | None = None
+    tenant: str | None = None
+    key: str = "anonymous"
+    request_key: str | None = None
+    is_retry: bool = False
+
+
+class Routed(NamedTuple):
+    """A request with its durable decision."""
+
+    call: Call
+    decision: Decision
+    replica: str
+
+    @property
+    def info(self) -> RoutingInfo:
+        """What the client is told."""
+        fields = ["arm", "gates", "policy", "policy_version", "propensity", "explored", "supervised"]
+        return RoutingInfo(
+            decision_id=self.decision.id,
+            resident=set(self.decision.gates) <= set(self.decision.resident),
+            durable=True,
+            **{name: getattr(self.decision, name) for name in fields},
+        )
+
+
+class Considered(NamedTuple):
+    """A choice that has not become a decision."""
+
+    choice: Choice
+    context: Context
+    encoded: Encoded
+
+
+class Router:
+    """Decides which arm serves a request, and follows the answer to its end."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        *,
+        base: str,
+        model: Model,
+        store: Store,
+        registry: Registry,
+        contexts: ContextMap,
+        policy: Policy,
+        snapshots: SnapshotFollower,
+    ) -> None:
+        self.base = base
+        self.settings = settings
+        self.model = model
+        self.store = store
+        self.registry = registry
+        self.contexts = contexts
+        self.policy = policy
+        self.snapshots = snapshots
+        self._background: set[asyncio.Task[Any]] = set()
+        self._following: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect, take over the posterior as last committed, and keep following the Learner."""
+        await self.store.open()
+        await self.snapshots.load()
+        self._following = asyncio.create_task(self.snapshots.follow())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Stop following, and wait for what is still being written."""
+        if self._following:
+            self._following.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.store.close()
+
+    def check(self) -> None:
+        """Raise what ended the following of the Learner, if it has ended."""
+        if self._following and self._following.done():
+            self._following.result()
+
+    async def route(self, call: Call) -> Routed:
+        """Encode, decide, and make the decision durable. A retry gets the decision of its first attempt."""
+        if call.is_retry and call.request_key:
+            earlier = await self.store.decision_of_request(call.request_key)
+            if earlier:
+                return Routed(call, earlier, "")
+        id_ = _new_id()
+        considered = await self.consider(call, seed=call.episode or id_)
+        decision = self._decision(id_, call, considered)
+        decided = await self.store.decide(
+            decision, call.request_key, self.settings.retry_window_s, replace=not call.is_retry
+        )
+        if decided.fresh:
+            self.snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
+        return Routed(call, decided.decision, considered.encoded.replica)
+
+    async def consider(self, call: Call, *, seed: str) -> Considered:
+        """What the policy would choose. Raises InvalidPrompt. Nothing is logged."""
+        encoded = await self.model.encode(call.prompt)
+        context = self.contexts.map(np.frombuffer(encoded.features, np.float16))
+        gates = {arm: self.registry.gates(arm) for arm in call.eligible}
+        waits = costs(call.eligible, gates, encoded.resident, self.settings.page_in_ms)
+        choice = self.policy.decide(context, eligible=call.eligible, costs=waits, seed=seed)
+        return Considered(choice, context, encoded)
+
+    async def answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
+        """The answer, piece by piece; its completion or cancellation is logged whatever happens."""
+        clock, first_ms, last = _Stopwatch(), None, None
+        stream = self.model.generate(routed.call.prompt, routed.decision.gates, routed.call.sampling)
+        try:
+            async with contextlib.aclosing(stream):
+                async for delta in stream:
+                    first_ms = clock.ms if first_ms is None else first_ms
+                    last = delta
+                    yield delta
+        finally:
+            if last is not None and last.finish_reason:
+                self._spawn(self.store.complete(_completion(routed, last, clock.ms, first_ms)))
+            else:
+                self._spawn(self.store.cancel(_cancellation(routed)))
+
+    def _decision(self, id_: str, call: Call, considered: Considered) -> Decision:
+        choice, context, encoded = considered
+        return Decision(
+            id=id_,
+            time=time.time(),
+            episode=call.episode,
+            task=call.task,
+            tenant=call.tenant,
+            key=call.key,
+            model=self.base,
+            arm=choice.arm,
+            gates=self.registry.gates(choice.arm),
+            adapters=self.registry.fingerprints(choice.arm),
+            propensity=choice.propensity,
+            explored=choice.explored,
+            supervised=choice.supervised,
+            policy=self.policy.name,
+            policy_version=self.snapshots.version,
+            mode="online",
+            router=self.contexts.fingerprint,
+            eligible=list(choice.arms),
+            resident=list(encoded.resident),
+            scored=arm_scores(choice, context, self.settings.top_arms),
+            features=encoded.features,
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run to the end even if the request is cancelled now."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def arm_scores(choice: Choice, context: Context, top: int) -> list[ArmScore]:
+    """The `top` arms by score, and the chosen one wherever it stands."""
+    order = np.argsort(-choice.scores, kind="stable").tolist()
+    chosen = choice.arms.index(choice.arm)
+    kept = order[:top] if chosen in order[:top] else [*order[: top - 1], chosen]
+    return [
+        ArmScore(
+            arm=choice.arms[i],
+            mean=float(choice.means[i]),
+            width=float(choice.widths[i]),
+            cost_ms=float(choice.costs[i]),
+            score=float(choice.scores[i]),
+            gate=context.gates.get(choice.arms[i]),
+        )
+        for i in kept
+    ]
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def ms(self) -> float:
+        return (time.perf_counter() - self._start) * 1000
+
+
+def _new_id() -> str:
+    """Sortable by time: milliseconds, then 80 random bits, in hex."""
+    return f"d{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def _completion(routed: Routed, last: Delta, latency_ms: float, first_ms: float | None) -> Completion:
+    return Completion(
+        time=time.time(),
+        decision_id=routed.decision.id,
+        latency_ms=latency_ms,
+        first_token_ms=first_ms,
+        prompt_tokens=last.prompt_tokens,
+        completion_tokens=last.completion_tokens,
+        finish_reason=str(last.finish_reason),
+        replica=routed.replica,
+    )
+
+
+def _cancellation(routed: Routed) -> Cancellation:
+    return Cancellation(time=time.time(), decision_id=routed.decision.id, reason="the answer was not finished")

@@ -1,0 +1,187 @@
+"""Wire types: the OpenAI chat completions that Pointsman speaks, and its own routing and feedback."""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cluster.events import ArmScore
+
+Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
+
+
+class Wire(BaseModel):
+    """A body we define: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageUrl(BaseModel):
+    """Where an image is: a data URL, or a URL on an allowed host."""
+
+    url: str
+    detail: str | None = None
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(BaseModel):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class ChatMessage(BaseModel):
+    """One turn; the content is a string or a list of parts."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+
+
+class Metadata(BaseModel):
+    """What Pointsman reads of a request's `metadata`."""
+
+    episode_id: Identifier | None = None
+    task: Identifier | None = None
+    tenant: Identifier | None = None
+
+
+class Routing(Wire):
+    """How to route one request."""
+
+    arms: list[str] | None = Field(None, min_length=1, description="Choose among these arms only.")
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """A chat completion request. Fields that would change the answer but are not served are refused."""
+
+    model: str = "auto"
+    messages: list[ChatMessage] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float = Field(0.0, ge=0, le=2, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    seed: int | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    metadata: Metadata = Field(default_factory=Metadata)
+    routing: Routing = Field(default_factory=Routing)
+    n: Literal[1] | None = None
+    logprobs: Literal[False] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    response_format: "TextFormat | None" = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings, without empty ones."""
+        return tuple(s for s in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if s)
+
+
+class TextFormat(BaseModel):
+    type: Literal["text"]
+
+
+class RoutingInfo(BaseModel):
+    """How a request was routed."""
+
+    decision_id: str
+    arm: str
+    gates: dict[str, float]
+    policy: str
+    policy_version: int
+    propensity: float
+    explored: bool
+    supervised: str
+    resident: bool
+    durable: bool
+
+    def headers(self) -> dict[str, str]:
+        """The `x-pointsman-*` headers."""
+        gates = ",".join(f"{name}={gate:g}" for name, gate in self.gates.items())
+        values = self.model_dump(exclude={"gates", "supervised"}) | {"gates": gates}
+        return {f"x-pointsman-{name.replace('_', '-')}": _header(value) for name, value in values.items()}
+
+
+def _header(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class FeedbackItem(Wire):
+    """The outcome of a decision or of an episode."""
+
+    decision_id: Identifier | None = None
+    episode_id: Identifier | None = None
+    reward: float | None = None
+    success: bool | None = None
+    terminated: bool = False
+    truncated: bool = False
+    source: Identifier | None = None
+    comment: str | None = Field(None, max_length=2000)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.decision_id is None) == (self.episode_id is None):
+            raise ValueError("expected exactly one of decision_id and episode_id")
+        if self.reward is not None and self.success is not None:
+            raise ValueError("expected reward or success, not both")
+        if self.reward is not None and not (math.isfinite(self.reward) and 0 <= self.reward <= 1):
+            raise ValueError(f"reward: {self.reward}, expected a number from 0 to 1")
+        if self.value is None and not self.truncated:
+            raise ValueError("expected reward (0 to 1) or success (true or false), unless truncated is true")
+        return self
+
+    @property
+    def value(self) -> float | None:
+        """The reward; none for a truncated episode without one."""
+        return float(self.success) if self.success is not None else self.reward
+
+
+class FeedbackResult(BaseModel):
+    """What became of one feedback item."""
+
+    decision_id: str | None = None
+    episode_id: str | None = None
+    status: Literal["recorded", "duplicate", "corrected", "late", "unknown"]
+
+
+class FeedbackResponse(BaseModel):
+    """What became of each item, in order, and how many of each."""
+
+    results: list[FeedbackResult]
+    counts: dict[str, int]
+
+
+class Explanation(BaseModel):
+    """What would be decided now, and why: every eligible arm, best score first."""
+
+    arm: str
+    propensity: float
+    explored: bool
+    supervised: str
+    policy: str
+    policy_version: int
+    resident: list[str]
+    arms: list[ArmScore]
+
+
+class ModelCard(BaseModel):
+    """One name that `model` may have."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "pointsman"
+
+
+class ModelList(BaseModel):
+    """The names that `model` may have."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]

@@ -1,0 +1,132 @@
+"""Tables for people."""
+
+import time
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from cluster.settings import Settings
+
+
+def bandit(state: dict[str, Any]) -> Table:
+    """The arms of `GET /v1/bandit`."""
+    age = state["learner_age_s"]
+    title = f"{state['policy']} v{state['policy_version']} · {state['mode']} · router {state['router']}"
+    life = "never seen" if age is None else f"{age:.1f} s ago"
+    caption = f"posterior over {state['contexts']} recent contexts · Learner's last step {life}"
+    table = _table(title, "arm", "pulls", "pending", "matured", "reward (95%)", "posterior", "updated", "resident")
+    table.caption = caption
+    for arm in state["arms"]:
+        table.add_row(
+            arm["arm"],
+            str(arm["pulls"]),
+            str(arm["pending"]),
+            str(arm["matured"]),
+            _interval(arm["reward_mean"], arm["reward_interval"]),
+            _plus_minus(arm["posterior_mean"], arm["posterior_width"]),
+            _ago(arm["updated"]),
+            "yes" if arm["resident"] else "no",
+        )
+    return table
+
+
+def explanation(answer: dict[str, Any]) -> Table:
+    """The arms of `POST /v1/route`."""
+    how = "explored" if answer["explored"] else "best score"
+    table = _table(
+        f"{answer['arm']} ({how}, propensity {answer['propensity']:.3f}; supervised: {answer['supervised']})",
+        "arm",
+        "gate",
+        "mean",
+        "width",
+        "cost ms",
+        "score",
+    )
+    for arm in answer["arms"]:
+        gate = "–" if arm["gate"] is None else f"{arm['gate']:.3f}"
+        numbers = (f"{arm[name]:.3f}" for name in ("mean", "width", "cost_ms", "score"))
+        table.add_row(arm["arm"], gate, *numbers, style="bold" if arm["arm"] == answer["arm"] else "")
+    return table
+
+
+def decisions(views: list[dict[str, Any]]) -> Table:
+    """The rows of `GET /v1/decisions`."""
+    table = _table(None, "decision", "when", "task", "arm", "propensity", "outcome")
+    for view in views:
+        decision = view["decision"]
+        outcome = view["ledger"]["status"] if view["ledger"] else "not folded yet"
+        rewards = ", ".join(f"{source}: {reward}" for source, (reward, _) in view["observations"].items())
+        table.add_row(
+            decision["id"],
+            _ago(decision["time"]),
+            decision["task"] or "–",
+            decision["arm"] + (" (explored)" if decision["explored"] else ""),
+            f"{decision['propensity']:.3f}",
+            f"{outcome} ({rewards})" if rewards else outcome,
+        )
+    return table
+
+
+def adapters(views: list[dict[str, Any]]) -> Table:
+    """The rows of `GET /v1/adapters`."""
+    table = _table(None, "adapter", "fingerprint", "rank", "KiB", "targets")
+    for view in views:
+        size = f"{view['bytes'] / 1024:.0f}"
+        table.add_row(view["name"], view["fingerprint"], str(view["rank"]), size, ", ".join(view["targets"]))
+    return table
+
+
+def print_urls(console: Console, url: str) -> None:
+    """Where the service is and how to try it."""
+    console.print(f"Pointsman serves at [bold]{url}[/]", highlight=False)
+    for path, what in (
+        ("/v1", "OpenAI-compatible base URL (model=auto)"),
+        ("/docs", "the API"),
+        ("/v1/bandit", "what the bandit believes (or: pointsman bandit)"),
+        ("/metrics", "Prometheus"),
+    ):
+        console.print(f"  {url}{path:<12} {what}", highlight=False)
+    body = '{"model":"auto","messages":[{"role":"user","content":"Click on the button."}]}'
+    console.print("Try it:", highlight=False)
+    console.print(
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print("Ctrl-C stops it.")
+
+
+def print_settings(console: Console, settings: Settings) -> None:
+    """Every setting with its value."""
+    for group in Settings.model_fields:
+        values: BaseModel = getattr(settings, group)
+        table = _table(group, "setting", "value", "what it does")
+        for name, field in type(values).model_fields.items():
+            table.add_row(f"{group}.{name}", str(getattr(values, name)), field.description or "")
+        console.print(table)
+
+
+def _table(title: str | None, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in columns:
+        numeric = column in {"pulls", "pending", "matured", "gate", "mean", "width", "cost ms", "score", "rank", "KiB"}
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def _interval(mean: float | None, interval: list[float] | None) -> str:
+    return "–" if mean is None or interval is None else f"{mean:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+
+
+def _plus_minus(mean: float | None, width: float | None) -> str:
+    return "–" if mean is None or width is None else f"{mean:.2f} ± {width:.2f}"
+
+
+def _ago(when: float | None) -> str:
+    if when is None:
+        return "never"
+    age = max(0.0, time.time() - when)
+    return f"{age:.0f} s ago" if age < 120 else f"{age / 60:.0f} min ago"

@@ -1,0 +1,74 @@
+"""One real server a session, one key prefix a test."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from cluster.events import ArmScore, Decision
+from cluster.redis_server import RedisServer
+from cluster.store import Store
+from tests.cluster.cutting_proxy import CuttingProxy
+
+WINDOW_S, RETENTION_S = 100.0, 1000.0
+MakeDecision = Callable[..., Decision]
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    data_dir: Path = tmp_path_factory.mktemp("redis")
+    with RedisServer(data_dir) as server:
+        yield server.url
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"test-{uuid4().hex}:"
+
+
+@pytest.fixture
+async def store(redis_url: str, prefix: str) -> AsyncIterator[Store]:
+    async with Store(redis_url, prefix, reward_window_s=WINDOW_S, retention_s=RETENTION_S) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def cut(redis_url: str) -> AsyncIterator[CuttingProxy]:
+    async with CuttingProxy(redis_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def cut_store(cut: CuttingProxy, prefix: str) -> AsyncIterator[Store]:
+    """The same keys as `store`, over a connection that can be cut."""
+    async with Store(cut.url, prefix, reward_window_s=WINDOW_S, retention_s=RETENTION_S) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_decision() -> MakeDecision:
+    def make(decision_id: str, **changes: Any) -> Decision:
+        values: dict[str, Any] = {
+            "time": 1_000.25,
+            "id": decision_id,
+            "model": "qwen3-vl",
+            "arm": "calendar",
+            "gates": {"calendar": 0.75, "inbox": 0.25},
+            "adapters": {"calendar": "c0ffee"},
+            "propensity": 0.9,
+            "explored": False,
+            "supervised": "inbox",
+            "policy": "linucb",
+            "policy_version": 3,
+            "mode": "hard",
+            "router": "feedbeef",
+            "eligible": ["calendar", "inbox", "base"],
+            "resident": ["inbox"],
+            "scored": [ArmScore(arm="calendar", mean=0.1 + 0.2, width=0.3, cost_ms=12.5, score=0.5, gate=0.75)],
+            "features": b"\x00\xff\x80\x01",
+        }
+        return Decision(**values | changes)
+
+    return make
