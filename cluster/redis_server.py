@@ -58,7 +58,7 @@ class RedisServer:
         _refuse_newer_data(binary, self._dir)
         lock = self._lock()
         try:
-            self.port = self.port or _free_port()
+            self.port = self.port or free_port()
             self._process = _spawn(self._command(binary), lock)
         finally:
             os.close(lock)  # the server inherited it: from here on, its life is the lock's
@@ -170,7 +170,8 @@ def _spawn(command: list[str], lock: int) -> subprocess.Popen[bytes]:
     return started.result()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -15,7 +15,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 Scope = Literal["infer", "feedback", "admin"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-EMBEDDED_WORLD = Path(__file__).resolve().parent.parent / "examples" / "miniwob"
+CHECKOUT = Path(__file__).resolve().parent.parent
+EMBEDDED_WORLD = CHECKOUT / "examples" / "miniwob"
 
 
 def _sha256_hex(digest: str) -> str:

@@ -25,12 +25,8 @@ from services.snapshots import SnapshotFollower
 
 
 def build(settings: Settings) -> serve.Application:
-    """The application. Raises ValueError for an address that is open to others while no keys are configured."""
-    if not settings.server.is_loopback and not settings.auth.keys:
-        raise ValueError(
-            f"server.host is {settings.server.host!r}, which others can reach, and auth.keys is empty: "
-            "expected at least one key, or a loopback address (`pointsman key` makes one)"
-        )
+    """The application. Raises what `check` raises."""
+    check(settings)
     server, model = settings.server, settings.model
     models = serve.deployment(
         name="Model",
@@ -46,6 +42,26 @@ def build(settings: Settings) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(RouterDeployment))
     return routers.bind(settings, models.bind(settings), learner.bind(settings))
+
+
+def check(settings: Settings) -> None:
+    """Refuse what cannot be served, before anything is started.
+
+    Raises ValueError for an address that others can reach while no keys are configured, for adapters that cannot be
+    served, and for a router that cannot be read or knows arms that no adapter stands behind.
+    """
+    if not settings.server.is_loopback and not settings.auth.keys:
+        raise ValueError(
+            f"server.host is {settings.server.host!r}, which others can reach, and auth.keys is empty: "
+            "expected at least one key, or a loopback address (`pointsman key` makes one)"
+        )
+    registry = Registry(settings.model.adapters)
+    if not (settings.router.path / "router.json").is_file():
+        raise ValueError(f"router.path: {settings.router.path} has no router.json, expected a trained router")
+    unknown = set(ContextMap.load(settings.router.path).arms) - set(registry.arms)
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"router.path: {settings.router.path} routes to {names}, expected adapters of model.adapters")
 
 
 class ModelDeployment(ModelReplica):

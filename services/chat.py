@@ -1,9 +1,7 @@
 """From a chat request to a prompt: roles, texts, and images that are small enough and really images."""
 
 import base64
-import binascii
 import io
-from urllib.parse import urlsplit
 
 import httpx
 from PIL import Image, UnidentifiedImageError
@@ -47,12 +45,15 @@ class ChatReader:
     async def _bytes(self, field: str, image: ImageUrl) -> bytes:
         if image.url.startswith("data:"):
             return _data_url(field, image.url)
-        url = urlsplit(image.url)
-        if url.scheme not in ("http", "https") or url.hostname not in self._limits.image_hosts:
+        try:
+            url = httpx.URL(image.url)
+        except httpx.InvalidURL as error:
+            raise _invalid(field, f"{image.url[:80]!r} is no URL: {error}") from None
+        if url.scheme not in ("http", "https") or url.host not in self._limits.image_hosts:
             raise _invalid(field, f"{image.url[:80]!r}, expected a data URL (limits.image_hosts allows no such host)")
-        return await self._fetch(field, image.url)
+        return await self._fetch(field, url)
 
-    async def _fetch(self, field: str, url: str) -> bytes:
+    async def _fetch(self, field: str, url: httpx.URL) -> bytes:
         chunks, size = [], 0
         try:
             async with httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S) as client, client.stream("GET", url) as response:
@@ -61,9 +62,9 @@ class ChatReader:
                     chunks.append(chunk)
                     size += len(chunk)
                     if size > self._limits.body_bytes:
-                        raise _invalid(field, f"{url[:80]!r} is larger than {self._limits.body_bytes} bytes")
+                        raise _invalid(field, f"{str(url)[:80]!r} is larger than {self._limits.body_bytes} bytes")
         except httpx.HTTPError as error:
-            raise _invalid(field, f"{url[:80]!r} cannot be fetched: {error}") from None
+            raise _invalid(field, f"{str(url)[:80]!r} cannot be fetched: {error}") from None
         return b"".join(chunks)
 
     def _check(self, field: str, image: bytes) -> None:
@@ -89,7 +90,7 @@ def _data_url(field: str, url: str) -> bytes:
         raise _invalid(field, f"{url[:40]!r}, expected data:image/<type>;base64,<data>")
     try:
         return base64.b64decode(payload, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise _invalid(field, f"broken base64: {error}") from None
 
 

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from cluster.settings import Scope, Settings
 from services import tables
 from services.auth import key_hash
-from services.client import Client, ServiceError, user_message
+from services.client import Client, user_message
 
 app = typer.Typer(
     help="Route computer-use requests to LoRA adapters of one Qwen3-VL, and learn online which is right.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -136,9 +137,14 @@ def adapters(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -
 
 
 @app.command()
-def settings() -> None:
-    """Every setting: name, value in force here, default, and what it does."""
-    tables.print_settings(console, Settings())
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page instead.")] = False,
+) -> None:
+    """Every setting: its value in force here, and what it does."""
+    if markdown:
+        typer.echo(tables.settings_markdown(), nl=False)
+    else:
+        console.print(tables.settings_table(Settings()))
 
 
 @app.command("key")
@@ -169,6 +175,6 @@ def main() -> None:
     """The entry point: errors that a user can mend are one line."""
     try:
         app()
-    except (ServiceError, ValidationError, ValueError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+    except (RuntimeError, ValueError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(1) from None

@@ -16,8 +16,11 @@ class Client:
 
     def __init__(self, url: str, key: str | None = None, *, timeout_s: float = 60) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
         self._url = url
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+        except httpx.InvalidURL as error:
+            raise ServiceError(f"{url!r} is no URL ({error}), expected one such as http://127.0.0.1:8000") from None
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON of a GET. Raises ServiceError."""
@@ -32,9 +35,12 @@ class Client:
             response = self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
             raise ServiceError(f"{self._url} cannot be reached ({error}); is `pointsman serve` running?") from None
-        if response.is_error:
+        if not response.is_success:
             raise ServiceError(_message(response))
-        return response.json()
+        try:
+            return response.json()
+        except ValueError:
+            raise ServiceError(f"{self._url} does not speak JSON: {response.text[:80]!r}; is it Pointsman?") from None
 
 
 def user_message(text: str, image: Path | None = None) -> dict[str, Any]:

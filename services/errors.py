@@ -1,26 +1,89 @@
 """Errors that a client sees, in OpenAI's shape."""
 
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-class ApiError(Exception):
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from cluster.connection import UNAVAILABLE
+from services.engine.base import InvalidPrompt
+from services.schemas import UNION_TAGS
+
+log = logging.getLogger(__name__)
+
+
+class ApiError(HTTPException):
     """An error with a status, the field it is about, and a message that names the value and what was expected."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int = 0
     ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
+        super().__init__(status, message, {"Retry-After": str(retry_after_s)} if retry_after_s else None)
         self.param = param
         self.code = code
-        self.headers = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
         """The JSON body."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": self.detail, "type": self.kind, "param": self.param, "code": self.code}}
 
     @property
     def kind(self) -> str:
         """OpenAI's error type for the status."""
         kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-        return kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return kinds.get(self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error")
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Let the application answer whatever goes wrong in OpenAI's shape."""
+
+    def respond(error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body, error.status_code, headers=error.headers)
+
+    def handler(convert: Callable[[Any], ApiError]) -> Callable[[Request, Any], Awaitable[JSONResponse]]:
+        async def handle(_: Request, error: Any) -> JSONResponse:
+            return respond(convert(error))
+
+        return handle
+
+    def invalid_prompt(error: InvalidPrompt) -> ApiError:
+        return ApiError(400, str(error), param="messages", code="invalid_value")
+
+    def unavailable(_: Exception) -> ApiError:
+        return ApiError(503, "the store is away, nothing was lost: try again", code="store_away", retry_after_s=1)
+
+    def http_error(error: HTTPException) -> ApiError:
+        return error if isinstance(error, ApiError) else ApiError(error.status_code, str(error.detail))
+
+    def failure(error: Exception) -> ApiError:
+        log.error("a request failed", exc_info=error)
+        return ApiError(500, "the request failed, the log of the service says why", code="internal_error")
+
+    async def validation_error(request: Request, error: Any) -> JSONResponse:
+        return respond(_validation_error(request, error))
+
+    app.exception_handler(RequestValidationError)(validation_error)
+    app.exception_handler(InvalidPrompt)(handler(invalid_prompt))
+    app.exception_handler(HTTPException)(handler(http_error))
+    app.exception_handler(Exception)(handler(failure))
+    for kind in UNAVAILABLE:
+        app.exception_handler(kind)(handler(unavailable))
+
+
+def _validation_error(request: Request, error: RequestValidationError) -> ApiError:
+    """The first of the faults, with the field's path, what was found, and what was expected."""
+    fault = error.errors()[0]
+    if isinstance(error.body, bytes):  # FastAPI reads nothing but JSON, and that only where it is announced
+        found = repr(request.headers.get("content-type", ""))
+        return ApiError(415, f"content-type: {found}, expected 'application/json'", code="invalid_content_type")
+    if fault["type"] == "json_invalid":
+        reason = f"not JSON at character {fault['loc'][-1]}: {fault['ctx']['error']}"
+        return ApiError(400, f"body: {reason}", param="body", code="invalid_json")
+    field = ".".join(str(part) for part in fault["loc"][1:] if part not in UNION_TAGS) or "body"
+    message = fault["msg"].removeprefix("Value error, ")
+    found = "" if fault["type"] in ("missing", "value_error") else f"{repr(fault.get('input'))[:80]}: "
+    return ApiError(400, f"{field}: {found}{message}", param=field, code="invalid_value")

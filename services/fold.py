@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from cluster.events import ArmRegistered, ArmRemoved, Cancellation, Decision, Event, Feedback, Timeout
+from cluster.events import ArmRegistered, Cancellation, Decision, Event, Feedback, Timeout
 from cluster.learner_store import LedgerRow
 from policies.checks import Array
 from policies.context import ContextMap
@@ -18,13 +18,14 @@ class Fold:
     """Folds events in stream order and remembers what they touched since `clear`.
 
     Several sources for one decision count as their mean. An episode's feedback counts as one observation: each of its
-    n decisions matures with weight 1/n. Truncated means censored:
-    the decision is no longer pending and teaches nothing.
+    n decisions matures with weight 1/n. Truncated means censored: the decision is no longer pending and teaches
+    nothing. An arm that is removed keeps what it learned, for its decisions under way and for its return.
     """
 
     def __init__(self, contexts: ContextMap, config: LearningConfig, arms: Mapping[str, ArmStatistics]) -> None:
         self._contexts = contexts
         self._config = config
+        self._size = contexts.input_dimension * np.dtype(np.float16).itemsize
         self.arms = dict(arms)
         for statistics in self.arms.values():
             statistics.discount = config.discount
@@ -33,7 +34,6 @@ class Fold:
     def clear(self) -> None:
         """Forget what was touched: it has been committed."""
         self.touched: set[str] = set()
-        self.removed: set[str] = set()
         self.rows: dict[str, LedgerRow] = {}
         self._decisions: dict[str, Decision] = {}
 
@@ -53,7 +53,10 @@ class Fold:
         match event:
             case Decision():
                 self._decide(event)
-            case Feedback(late=False):
+            case Feedback(late=True):
+                for member in event.members:
+                    self._settle(member, "timed_out", event.time, ledger)
+            case Feedback():
                 for member in event.members:
                     self._observe(event, member, ledger)
             case Cancellation():
@@ -62,13 +65,13 @@ class Fold:
                 self._settle(event.decision_id, "timed_out", event.time, ledger)
             case ArmRegistered():
                 self._register(event)
-            case ArmRemoved():
-                if self.arms.pop(event.arm, None):
-                    self.touched.discard(event.arm)
-                    self.removed.add(event.arm)
 
     def _decide(self, decision: Decision) -> None:
+        if not self._fits(decision):
+            return
         statistics = self._arm(decision.arm)
+        if statistics.adapter_hash is None:
+            statistics.adapter_hash = decision.adapters.get(decision.arm)
         tick = statistics.pull(self._context(decision), decision.time)
         self._decisions[decision.id] = decision
         self.rows[decision.id] = LedgerRow(tick=tick, arm=decision.arm, status="pending", weight=1.0, rewards={})
@@ -110,24 +113,28 @@ class Fold:
             self._arm(row.arm).forget(self._context(decision), time)
 
     def _find(self, decision_id: str, ledger: Ledger) -> tuple[Decision, LedgerRow] | None:
-        """The decision and its row, unless it is unknown, not folded yet, or its arm is gone."""
+        """The decision and its row, unless it is unknown or was not folded."""
         decision, row = ledger.get(decision_id, (None, None))
         decision = self._decisions.get(decision_id, decision)
         row = self.rows.get(decision_id, row)
-        return (decision, row) if decision and row and row.arm in self.arms else None
+        if decision and row and row.arm in self.arms and self._fits(decision):
+            return decision, row
+        return None
+
+    def _fits(self, decision: Decision) -> bool:
+        """Whether the features are of the model that the context map was made for."""
+        return len(decision.features) == self._size
 
     def _register(self, event: ArmRegistered) -> None:
-        known = self.arms.get(event.arm)
-        if known is None:
-            self._arm(event.arm).adapter_hash = event.adapter_hash
+        known = self._arm(event.arm)
+        if known.adapter_hash is None:
+            known.adapter_hash = event.adapter_hash
         elif event.adapter_hash is not None and known.adapter_hash != event.adapter_hash:
             known.new_version(event.adapter_hash, self._config.version_carry)
-        self._arm(event.arm)
 
     def _arm(self, arm: str) -> ArmStatistics:
         """The arm's statistics, to be changed; an unknown arm starts empty."""
         self.touched.add(arm)
-        self.removed.discard(arm)
         if arm not in self.arms:
             self.arms[arm] = ArmStatistics.empty(self._contexts.dimension, self._config.discount)
         return self.arms[arm]

@@ -4,23 +4,20 @@ import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, Depends, FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
-from pydantic import Discriminator, Tag
-from starlette.exceptions import HTTPException
+from pydantic import TypeAdapter, ValidationError
 
-from cluster.connection import UNAVAILABLE
 from cluster.events import Feedback
 from cluster.settings import Scope, Settings
 from services import inspection, sse
 from services.auth import Caller, Gatekeeper
 from services.chat import ChatReader
-from services.engine.base import InvalidPrompt, Sampling
-from services.errors import ApiError
+from services.engine.base import Sampling
+from services.errors import ApiError, answer_errors
 from services.metrics import Metrics
 from services.middleware import BodyLimit, measure
 from services.models import ModelNames
@@ -28,18 +25,17 @@ from services.router import Call, Router, arm_scores
 from services.schemas import (
     ChatRequest,
     Explanation,
+    FeedbackBody,
     FeedbackItem,
     FeedbackResponse,
     FeedbackResult,
+    Identifier,
     ModelCard,
     ModelList,
 )
 
 T = TypeVar("T")
-FeedbackBody = Annotated[
-    Annotated[FeedbackItem, Tag("one")] | Annotated[list[FeedbackItem], Tag("many")],
-    Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
-]
+_IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 def build_gateway(router: Router, settings: Settings) -> FastAPI:
@@ -55,7 +51,7 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     metrics = Metrics()
     app.middleware("http")(measure(metrics))
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
-    _add_errors(app)
+    answer_errors(app)
     _add_inference(app, router, settings, metrics)
     _add_feedback(app, router, settings, metrics)
     _add_inspection(app, router, settings)
@@ -84,7 +80,7 @@ def _add_inference(app: FastAPI, router: Router, settings: Settings, metrics: Me
             prompt=await reader.read(chat),
             eligible=names.eligible(chat.model, chat.routing.arms),
             sampling=_sampling(chat, settings.model.max_tokens),
-            episode=request.headers.get("x-episode-id") or chat.metadata.episode_id,
+            episode=_header_id(request, "x-episode-id") or chat.metadata.episode_id,
             task=chat.metadata.task,
             tenant=chat.metadata.tenant,
             key=caller.name,
@@ -96,8 +92,10 @@ def _add_inference(app: FastAPI, router: Router, settings: Settings, metrics: Me
     async def chat_completions(request: Request, chat: ChatRequest, caller: Caller = infers) -> Response:
         """Route and answer a chat (OpenAI chat completions, JSON or SSE)."""
         routed = await router.route(await call(request, chat, caller))
-        metrics.decisions.labels(routed.decision.arm, str(routed.decision.explored).lower()).inc()
-        headers, deltas = routed.info.headers(), router.answer(routed)
+        deltas = await router.answer(routed)
+        headers = routed.info.headers()
+        if routed.fresh:
+            metrics.decisions.labels(routed.decision.arm, str(routed.decision.explored).lower()).inc()
         if chat.stream:
             usage = chat.stream_options is not None and chat.stream_options.include_usage
             body = sse.events(routed, router.base, deltas, usage=usage)
@@ -216,41 +214,14 @@ def _add_operations(app: FastAPI, router: Router, metrics: Metrics) -> None:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
 
-def _add_errors(app: FastAPI) -> None:
-    def respond(error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status, headers=error.headers)
-
-    def handler(convert: Callable[[Any], ApiError]) -> Callable[[Request, Any], Awaitable[JSONResponse]]:
-        async def handle(_: Request, error: Any) -> JSONResponse:
-            return respond(convert(error))
-
-        return handle
-
-    def invalid_prompt(error: InvalidPrompt) -> ApiError:
-        return ApiError(400, str(error), param="messages", code="invalid_value")
-
-    def unavailable(_: Exception) -> ApiError:
-        return ApiError(503, "the store is away, nothing was lost: try again", code="store_away", retry_after_s=1)
-
-    def http_error(error: HTTPException) -> ApiError:
-        return ApiError(error.status_code, str(error.detail))
-
-    app.exception_handler(ApiError)(handler(lambda error: error))
-    app.exception_handler(RequestValidationError)(handler(_validation_error))
-    app.exception_handler(InvalidPrompt)(handler(invalid_prompt))
-    app.exception_handler(HTTPException)(handler(http_error))
-    for kind in UNAVAILABLE:
-        app.exception_handler(kind)(handler(unavailable))
-
-
-def _validation_error(error: RequestValidationError) -> ApiError:
-    """The first of the faults, with the field's path, what was found, and what was expected."""
-    fault = error.errors()[0]
-    path = [str(part) for part in fault["loc"] if part not in ("body", "one", "many", "query")]
-    field = ".".join(path) or "body"
-    message = fault["msg"].removeprefix("Value error, ")
-    found = "" if fault["type"] in ("missing", "value_error") else f"{repr(fault.get('input'))[:80]}: "
-    return ApiError(400, f"{field}: {found}{message}", param=field, code="invalid_value")
+def _header_id(request: Request, name: str) -> str | None:
+    """An identifier in a header; none if it is absent or empty."""
+    value = request.headers.get(name, "")
+    try:
+        return _IDENTIFIER.validate_python(value) if value else None
+    except ValidationError:
+        expected = "expected at most 128 printable ASCII characters without spaces"
+        raise ApiError(400, f"{name}: {value[:80]!r}, {expected}", param=name, code="invalid_value") from None
 
 
 async def _request_key(request: Request, caller: Caller) -> tuple[str | None, bool]:
@@ -259,7 +230,7 @@ async def _request_key(request: Request, caller: Caller) -> tuple[str | None, bo
     A client's own request id always names the same request. The OpenAI SDK sends none, but counts its retries: those
     with the same key and body within the retry window are the same request.
     """
-    if own := request.headers.get("x-client-request-id"):
+    if own := _header_id(request, "x-client-request-id"):
         return f"{caller.name}:id:{own}", True
     retries = request.headers.get("x-stainless-retry-count")
     if retries is None:

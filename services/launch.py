@@ -3,25 +3,33 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 
 from cluster.redis_server import RedisServer
 from cluster.settings import Settings
 
+_APPLICATION = "pointsman"
+
 
 @contextlib.contextmanager
 def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
-    """Serve until the block ends; yields the base URL. `address` is an existing Ray cluster; none starts one here."""
+    """Serve until the block ends; yields the base URL. `address` is a Ray cluster to join; without it one starts here.
+
+    Raises ValueError for settings that cannot be served, RuntimeError when the port is taken or Redis does not start.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray  # here, so that the environment above is seen
     from ray import serve
 
-    from services.app import build
+    from services.app import build, check
 
+    check(settings)
+    _refuse_taken_port(settings)
     with _store(settings) as url:
-        settings = settings.model_copy(update={"store": settings.store.model_copy(update={"url": url})})
-        application = build(settings)
+        application = build(settings.model_copy(update={"store": settings.store.model_copy(update={"url": url})}))
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             serve.start(
                 http_options={
@@ -30,10 +38,11 @@ def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
                     "request_timeout_s": settings.server.request_timeout_s,
                 }
             )
-            serve.run(application, name="pointsman", route_prefix="/")
+            serve.run(application, name=_APPLICATION, route_prefix="/")
             yield f"http://{settings.server.host}:{settings.server.port}"
         finally:
-            serve.shutdown()
+            with contextlib.suppress(Exception):  # what is gone already needs no ending
+                serve.delete(_APPLICATION)
             ray.shutdown()
 
 
@@ -45,3 +54,13 @@ def _store(settings: Settings) -> Iterator[str]:
         return
     with RedisServer(settings.store.data_dir) as server:
         yield server.url
+
+
+def _refuse_taken_port(settings: Settings) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.server.host, settings.server.port))
+        except OSError as error:
+            where = f"{settings.server.host}:{settings.server.port}"
+            raise RuntimeError(f"server.port: cannot listen on {where}: {error.strerror}") from None

@@ -1,7 +1,6 @@
 """Learner: the only writer of the posterior. Folds the event stream and commits what it touched."""
 
 import asyncio
-import contextlib
 import logging
 import time
 
@@ -44,13 +43,11 @@ class Learner:
         await self.start(registry)
         while True:
             try:
-                await self._tick()
-                await asyncio.sleep(self._pace_s if await self.step(block_ms=_IDLE_MS) else 0)
+                await self._resume()  # what was folded but perhaps not committed is dropped
+                await self._follow()
             except UNAVAILABLE as error:
                 log.warning("the store is away (%s), trying again in %g s", error, _RETRY_S)
                 await asyncio.sleep(_RETRY_S)
-                with contextlib.suppress(*UNAVAILABLE):
-                    await self._resume()  # what was folded but perhaps not committed is dropped
 
     async def step(self, block_ms: int | None = None) -> int:
         """Fold and commit the next events; how many there were."""
@@ -64,13 +61,19 @@ class Learner:
         await self._commit(entries[-1][0], events[-1].time)
         return len(events)
 
+    async def _follow(self) -> None:
+        while True:
+            await self._tick()
+            await asyncio.sleep(self._pace_s if await self.step(block_ms=_IDLE_MS) else 0)
+
     async def _resume(self) -> None:
         state = await self._store.learner_state()
         self._version, self._position = state.version, state.position
         blobs = {arm: blob for arm, (_, blob) in (await self._store.arms()).items()}
+        self._outdated: list[str] = []
         if blobs and state.router != self._contexts.fingerprint:
             log.warning("the router changed from %s: folding the events again", state.router)
-            self._position, blobs = START, {}
+            self._position, self._outdated, blobs = START, sorted(blobs), {}
         arms = {arm: ArmStatistics.from_bytes(blob) for arm, blob in blobs.items()}
         self._fold = Fold(self._contexts, self._config, arms)
 
@@ -83,11 +86,11 @@ class Learner:
             position,
             now,
             arms,
-            sorted(fold.removed),
+            self._outdated,
             fold.rows,
             router=self._contexts.fingerprint,
         )
-        self._position = position
+        self._position, self._outdated = position, []
         fold.clear()
 
     async def _register(self, registry: Registry) -> None:

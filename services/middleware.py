@@ -3,7 +3,6 @@
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,14 +29,13 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._limit:
-                error = self._too_large(f"more than {self._limit}")
-                raise HTTPException(error.status, error.message)  # FastAPI passes this one on
+                raise self._too_large(f"more than {self._limit}")
             return message
 
         announced = dict(scope["headers"]).get(b"content-length", b"0").decode("latin-1")
         if announced.isdecimal() and int(announced) > self._limit:
             error = self._too_large(announced)
-            await JSONResponse(error.body, error.status)(scope, receive, send)
+            await JSONResponse(error.body, error.status_code)(scope, receive, send)
             return
         await self._app(scope, counted, send)
 
@@ -49,11 +47,14 @@ def measure(metrics: Metrics) -> Callable[[Request, Callable[[Request], Awaitabl
     """A middleware that counts requests by route and status."""
 
     async def middleware(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-        started = time.perf_counter()
-        response = await proceed(request)
-        route = getattr(request.scope.get("route"), "path", "unmatched")
-        metrics.requests.labels(route, str(response.status_code)).inc()
-        metrics.latency.labels(route).observe(time.perf_counter() - started)
+        started, status = time.perf_counter(), 500
+        try:
+            response = await proceed(request)
+            status = response.status_code
+        finally:
+            route = getattr(request.scope.get("route"), "path", "unmatched")
+            metrics.requests.labels(route, str(status)).inc()
+            metrics.latency.labels(route).observe(time.perf_counter() - started)
         return response
 
     return middleware

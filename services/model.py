@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Protocol, cast
 
-from services.engine.base import Delta, Encoded, Engine, Prompt, Sampling
+from services.engine.base import Delta, Encoded, Engine, InvalidPrompt, Prompt, Sampling
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
@@ -46,7 +46,10 @@ class RemoteModel:
         self._generate = handle.options(stream=True).generate
 
     async def encode(self, prompt: Prompt) -> Encoded:
-        return cast(Encoded, await self._encode.remote(prompt))
+        try:
+            return cast(Encoded, await self._encode.remote(prompt))
+        except InvalidPrompt as error:
+            raise _bare(error) from None
 
     async def generate(
         self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
@@ -55,6 +58,13 @@ class RemoteModel:
         try:
             async for delta in stream:
                 yield delta
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             stream.cancel()
             raise
+        except InvalidPrompt as error:
+            raise _bare(error) from None
+
+
+def _bare(error: InvalidPrompt) -> InvalidPrompt:
+    """The error as the engine raised it: Ray's copy of it prints a traceback in place of the message."""
+    return InvalidPrompt(*getattr(error, "cause", error).args)

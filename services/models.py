@@ -10,6 +10,9 @@ class ModelNames:
     """`auto`, the base's public name, `<base>:<adapter>`, and `<adapter>` alone."""
 
     def __init__(self, base: str, registry: Registry) -> None:
+        """Raises ValueError for a base whose name means something else already."""
+        if base == AUTO or base in registry:
+            raise ValueError(f"model.name: {base!r}, expected neither {AUTO!r} nor the name of an adapter")
         self._registry = registry
         self._pinned = (
             {base: BASE} | {f"{base}:{a.name}": a.name for a in registry} | {a.name: a.name for a in registry}

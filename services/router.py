@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Coroutine
@@ -22,6 +23,8 @@ from services.placement import costs
 from services.schemas import RoutingInfo
 from services.snapshots import SnapshotFollower
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -39,11 +42,12 @@ class Call:
 
 
 class Routed(NamedTuple):
-    """A request with its durable decision."""
+    """A request with its durable decision, fresh unless an earlier attempt of the request had got it already."""
 
     call: Call
     decision: Decision
     replica: str
+    fresh: bool
 
     @property
     def info(self) -> RoutingInfo:
@@ -94,7 +98,7 @@ class Router:
     async def __aenter__(self) -> Self:
         """Connect, take over the posterior as last committed, and keep following the Learner."""
         await self.store.open()
-        await self.snapshots.load()
+        await self.snapshots.start(self.contexts.fingerprint)
         self._following = asyncio.create_task(self.snapshots.follow())
         return self
 
@@ -102,6 +106,7 @@ class Router:
         """Stop following, and wait for what is still being written."""
         if self._following:
             self._following.cancel()
+            await asyncio.wait([self._following])
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.store.close()
 
@@ -115,16 +120,20 @@ class Router:
         if call.is_retry and call.request_key:
             earlier = await self.store.decision_of_request(call.request_key)
             if earlier:
-                return Routed(call, earlier, "")
+                return Routed(call, earlier, "", fresh=False)
         id_ = _new_id()
         considered = await self.consider(call, seed=call.episode or id_)
         decision = self._decision(id_, call, considered)
-        decided = await self.store.decide(
-            decision, call.request_key, self.settings.retry_window_s, replace=not call.is_retry
-        )
+        try:
+            decided = await self.store.decide(
+                decision, call.request_key, self.settings.retry_window_s, replace=not call.is_retry
+            )
+        except asyncio.CancelledError:  # it may have been written all the same
+            self._spawn(self.store.cancel(_cancellation(id_)))
+            raise
         if decided.fresh:
             self.snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
-        return Routed(call, decided.decision, considered.encoded.replica)
+        return Routed(call, decided.decision, considered.encoded.replica, decided.fresh)
 
     async def consider(self, call: Call, *, seed: str) -> Considered:
         """What the policy would choose. Raises InvalidPrompt. Nothing is logged."""
@@ -136,20 +145,28 @@ class Router:
         return Considered(choice, context, encoded)
 
     async def answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
-        """The answer, piece by piece; its completion or cancellation is logged whatever happens."""
+        """The answer, piece by piece; its completion or cancellation is logged, even if nobody reads a piece of it."""
+        deltas = self._answer(routed)
+        await anext(deltas)  # only a generator that has started is told when it is given up
+        return deltas
+
+    async def _answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         clock, first_ms, last = _Stopwatch(), None, None
         stream = self.model.generate(routed.call.prompt, routed.decision.gates, routed.call.sampling)
         try:
+            yield Delta("")
             async with contextlib.aclosing(stream):
                 async for delta in stream:
                     first_ms = clock.ms if first_ms is None else first_ms
                     last = delta
                     yield delta
+            if last is None or not last.finish_reason:
+                raise RuntimeError("the model's answer ended without a finish reason")
         finally:
             if last is not None and last.finish_reason:
                 self._spawn(self.store.complete(_completion(routed, last, clock.ms, first_ms)))
             else:
-                self._spawn(self.store.cancel(_cancellation(routed)))
+                self._spawn(self.store.cancel(_cancellation(routed.decision.id)))
 
     def _decision(self, id_: str, call: Call, considered: Considered) -> Decision:
         choice, context, encoded = considered
@@ -181,7 +198,12 @@ class Router:
         """Run to the end even if the request is cancelled now."""
         task = asyncio.ensure_future(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.warning("the end of an answer could not be logged: %s", error)
 
 
 def arm_scores(choice: Choice, context: Context, top: int) -> list[ArmScore]:
@@ -229,5 +251,5 @@ def _completion(routed: Routed, last: Delta, latency_ms: float, first_ms: float 
     )
 
 
-def _cancellation(routed: Routed) -> Cancellation:
-    return Cancellation(time=time.time(), decision_id=routed.decision.id, reason="the answer was not finished")
+def _cancellation(decision_id: str) -> Cancellation:
+    return Cancellation(time=time.time(), decision_id=decision_id, reason="the answer was not finished")

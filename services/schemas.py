@@ -1,13 +1,23 @@
 """Wire types: the OpenAI chat completions that Pointsman speaks, and its own routing and feedback."""
 
-import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from cluster.events import ArmScore
 
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
+
+
+UNION_TAGS = frozenset({"<text>", "<parts>", "<one>", "<many>"})  # in the paths of pydantic's errors, not in the JSON
+
+
+def _one_or_many(value: object) -> str:
+    return "<many>" if isinstance(value, list) else "<one>"
+
+
+def _text_or_parts(value: object) -> str:
+    return "<parts>" if isinstance(value, list) else "<text>"
 
 
 class Wire(BaseModel):
@@ -33,11 +43,16 @@ class ImagePart(BaseModel):
     image_url: ImageUrl
 
 
+ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
 class ChatMessage(BaseModel):
     """One turn; the content is a string or a list of parts."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: Annotated[
+        Annotated[str, Tag("<text>")] | Annotated[list[ContentPart], Tag("<parts>")], Discriminator(_text_or_parts)
+    ]
 
 
 class Metadata(BaseModel):
@@ -77,6 +92,12 @@ class ChatRequest(BaseModel):
     logprobs: Literal[False] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     response_format: "TextFormat | None" = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        """OpenAI's clients may say null for what they leave open."""
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -118,7 +139,7 @@ class FeedbackItem(Wire):
 
     decision_id: Identifier | None = None
     episode_id: Identifier | None = None
-    reward: float | None = None
+    reward: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     success: bool | None = None
     terminated: bool = False
     truncated: bool = False
@@ -131,8 +152,6 @@ class FeedbackItem(Wire):
             raise ValueError("expected exactly one of decision_id and episode_id")
         if self.reward is not None and self.success is not None:
             raise ValueError("expected reward or success, not both")
-        if self.reward is not None and not (math.isfinite(self.reward) and 0 <= self.reward <= 1):
-            raise ValueError(f"reward: {self.reward}, expected a number from 0 to 1")
         if self.value is None and not self.truncated:
             raise ValueError("expected reward (0 to 1) or success (true or false), unless truncated is true")
         return self
@@ -141,6 +160,11 @@ class FeedbackItem(Wire):
     def value(self) -> float | None:
         """The reward; none for a truncated episode without one."""
         return float(self.success) if self.success is not None else self.reward
+
+
+FeedbackBody = Annotated[
+    Annotated[FeedbackItem, Tag("<one>")] | Annotated[list[FeedbackItem], Tag("<many>")], Discriminator(_one_or_many)
+]
 
 
 class FeedbackResult(BaseModel):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cluster.connection import START, UNAVAILABLE, stream_order
@@ -31,22 +31,20 @@ class SnapshotFollower:
     ) -> None:
         self._store = store
         self._discount = discount
-        self._refresh_ms = int(refresh_s * 1000)
+        self._refresh_ms = max(1, int(refresh_s * 1000))
+        self._arms = tuple(arms)
+        self._router = ""
         self._own: deque[_Own] = deque()
         self._seen = START
         self.posterior = posterior
         self.version = 0
         self.position = START
-        for arm in arms:
-            self._put(arm, None)
+        self._put(self._arms, {})
 
-    async def load(self) -> None:
-        """Take over everything that is committed."""
-        self._seen = await self._store.latest_version_id()
-        state = await self._store.learner_state()
-        for arm, (_, blob) in (await self._store.arms()).items():
-            self._put(arm, blob)
-        self._advance(state.version, state.position)
+    async def start(self, router: str) -> None:
+        """Take over everything that was folded with the context map `router`; no other evidence fits, now or later."""
+        self._router = router
+        await self._load()
 
     async def follow(self) -> None:
         """Take over every new version until cancelled."""
@@ -62,10 +60,12 @@ class SnapshotFollower:
         snapshots = await self._store.versions(self._seen, block_ms)
         if not snapshots:
             return
-        if snapshots[0].version > self.version + 1:
-            await self.load()
-            return
-        await self._apply(snapshots)
+        if (await self._store.learner_state()).router != self._router:
+            self._seen = snapshots[-1].stream_id
+        elif snapshots[0].version > self.version + 1:
+            await self._load()
+        else:
+            await self._apply(snapshots)
 
     def decided(self, stream_id: str, arm: str, x: Array) -> None:
         """Count a decision of this Router as pending until a snapshot has folded it."""
@@ -73,26 +73,31 @@ class SnapshotFollower:
             self._own.append(_Own(stream_id, arm, x))
             self.posterior.overlay(arm, x)
 
+    async def _load(self) -> None:
+        self._seen = await self._store.latest_version_id()
+        state = await self._store.learner_state()
+        if state.router == self._router:
+            self._put(self._arms, {arm: blob for arm, (_, blob) in (await self._store.arms()).items()})
+            self._advance(state.version, state.position, self._arms)
+
     async def _apply(self, snapshots: list[Snapshot]) -> None:
-        changed = sorted({arm for snapshot in snapshots for arm in snapshot.arms})
-        blobs = await self._store.arm_blobs(changed)
-        for arm, blob in blobs.items():
-            self._put(arm, blob)
-        for arm in {arm for snapshot in snapshots for arm in snapshot.removed} - blobs.keys():
-            if arm in self.posterior.arms:
-                self.posterior.remove(arm)
+        touched = {arm for snapshot in snapshots for arm in (*snapshot.arms, *snapshot.removed)}
+        changed = [arm for arm in self._arms if arm in touched]
+        self._put(changed, await self._store.arm_blobs(changed))
         self._seen = snapshots[-1].stream_id
-        self._advance(snapshots[-1].version, snapshots[-1].position, set(blobs))
+        self._advance(snapshots[-1].version, snapshots[-1].position, changed)
 
-    def _put(self, arm: str, blob: bytes | None) -> None:
-        empty = ArmStatistics.empty(self.posterior.dimension, self._discount)
-        self.posterior.put(arm, empty if blob is None else ArmStatistics.from_bytes(blob))
+    def _put(self, arms: Sequence[str], blobs: Mapping[str, bytes]) -> None:
+        """Replace arms by what is committed; one that is not starts empty."""
+        for arm in arms:
+            empty = ArmStatistics.empty(self.posterior.dimension, self._discount)
+            self.posterior.put(arm, ArmStatistics.from_bytes(blobs[arm]) if arm in blobs else empty)
 
-    def _advance(self, version: int, position: str, changed: set[str] | None = None) -> None:
+    def _advance(self, version: int, position: str, changed: Collection[str]) -> None:
         """Drop own decisions that the snapshot has folded, and overlay the others again on what was replaced."""
         self.version, self.position = version, position
         last = stream_order(position)
         self._own = deque(own for own in self._own if stream_order(own.stream_id) > last)
         for own in self._own:
-            if own.arm in self.posterior.arms and (changed is None or own.arm in changed):
+            if own.arm in changed:
                 self.posterior.overlay(own.arm, own.x)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from services.engine.base import Delta
 from services.errors import ApiError
 from services.router import Routed
+
+log = logging.getLogger(__name__)
 
 
 def served_model(routed: Routed, base: str) -> str:
@@ -50,8 +53,10 @@ async def events(
                     yield chunk({}, delta.finish_reason, routing=routed.info.model_dump())
                     if usage:
                         yield _event({**envelope, "choices": [], "usage": _usage(delta)})
-    except Exception as error:
-        yield _event(ApiError(500, f"generation failed: {error}", code="generation_failed").body)
+    except Exception:
+        log.exception("the answer of decision %s failed", routed.decision.id)
+        message = "the answer could not be finished, the log of the service says why"
+        yield _event(ApiError(500, message, code="generation_failed").body)
         return
     yield b"data: [DONE]\n\n"
 

@@ -1,13 +1,15 @@
 """Tables for people."""
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from cluster.settings import Settings
+from cluster.settings import CHECKOUT, EMBEDDED_WORLD, Settings
 
 
 def bandit(state: dict[str, Any]) -> Table:
@@ -57,11 +59,11 @@ def decisions(views: list[dict[str, Any]]) -> Table:
     for view in views:
         decision = view["decision"]
         outcome = view["ledger"]["status"] if view["ledger"] else "not folded yet"
-        rewards = ", ".join(f"{source}: {reward}" for source, (reward, _) in view["observations"].items())
+        rewards = ", ".join(f"{escape(source)}: {reward}" for source, (reward, _) in view["observations"].items())
         table.add_row(
             decision["id"],
             _ago(decision["time"]),
-            decision["task"] or "–",
+            escape(decision["task"] or "–"),
             decision["arm"] + (" (explored)" if decision["explored"] else ""),
             f"{decision['propensity']:.3f}",
             f"{outcome} ({rewards})" if rewards else outcome,
@@ -99,14 +101,49 @@ def print_urls(console: Console, url: str) -> None:
     console.print("Ctrl-C stops it.")
 
 
-def print_settings(console: Console, settings: Settings) -> None:
-    """Every setting with its value."""
+def settings_table(settings: Settings) -> Table:
+    """Every setting with the value in force."""
+    table = _table(None, "setting", "value", "what it does")
     for group in Settings.model_fields:
         values: BaseModel = getattr(settings, group)
-        table = _table(group, "setting", "value", "what it does")
         for name, field in type(values).model_fields.items():
-            table.add_row(f"{group}.{name}", str(getattr(values, name)), field.description or "")
-        console.print(table)
+            value = escape(str(getattr(values, name)))
+            table.add_row(f"{group}.{name}", value, escape(field.description or ""))
+        table.add_section()
+    return table
+
+
+def settings_markdown() -> str:
+    """The reference page of the settings."""
+    lines = [
+        "# Settings",
+        "",
+        "Read, strongest first, from the command line of `pointsman serve`, the environment",
+        "(`POINTSMAN_<GROUP>__<NAME>`, such as `POINTSMAN_SERVER__PORT=9000`; lists and sets as JSON), and the YAML",
+        "file that `POINTSMAN_CONFIG` names. `pointsman settings` shows the values in force,",
+        "`pointsman settings --markdown` prints this page.",
+    ]
+    for group, field in Settings.model_fields.items():
+        kind = cast(type[BaseModel], field.annotation)
+        lines += [
+            "",
+            f"## {group}",
+            "",
+            field.description or "",
+            "",
+            "| setting | default | what it does |",
+            "|---|---|---|",
+        ]
+        lines += [f"| `{group}.{n}` | {_default(f.default)} | {f.description} |" for n, f in kind.model_fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: object) -> str:
+    """A default as the page shows it; paths inside the checkout are given relative to it."""
+    text = str(value)
+    if EMBEDDED_WORLD.name in text and str(CHECKOUT) in text:
+        text = str(Path(text).relative_to(CHECKOUT))
+    return f"`{text}`" if text not in ("", "()", "frozenset()") else "none"
 
 
 def _table(title: str | None, *columns: str) -> Table:

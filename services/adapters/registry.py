@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 BASE = "base"  # the arm without an adapter
 AUTO = "auto"  # the model name that asks for routing
 _RESERVED = frozenset({AUTO, BASE, "top2", "soft"})
@@ -37,7 +39,7 @@ class Registry:
         """Read every subdirectory. Raises InvalidAdapter for the first one that cannot be served."""
         if not directory.is_dir():
             raise InvalidAdapter(f"model.adapters: {directory} is not a directory")
-        found = (_read(path) for path in sorted(directory.iterdir()) if path.is_dir())
+        found = (_read(path) for path in sorted(directory.iterdir()) if _holds_adapter(path))
         self._adapters = {adapter.name: adapter for adapter in found}
 
     def __iter__(self) -> Iterator[Adapter]:
@@ -71,6 +73,11 @@ class Registry:
         return {name: self[name].fingerprint for name in self.gates(arm)}
 
 
+def _holds_adapter(path: Path) -> bool:
+    """Hidden directories are those of tools: `.git`, `.cache`."""
+    return path.is_dir() and not path.name.startswith(".")
+
+
 def _read(path: Path) -> Adapter:
     if not _NAME.fullmatch(path.name) or path.name in _RESERVED:
         raise InvalidAdapter(
@@ -81,6 +88,7 @@ def _read(path: Path) -> Adapter:
         if not (path / file).is_file():
             raise InvalidAdapter(f"{path}: {file} is missing (weights must be safetensors)")
     rank, targets = _config(path / _FILES[0])
+    _check_weights(path / _FILES[1])
     digest = hashlib.sha256()
     for file in _FILES:
         digest.update((path / file).read_bytes())
@@ -94,12 +102,24 @@ def _read(path: Path) -> Adapter:
     )
 
 
+def _check_weights(path: Path) -> None:
+    try:
+        with safe_open(path, framework="numpy") as weights:
+            names = list(weights.keys())
+    except (SafetensorError, OSError) as error:
+        raise InvalidAdapter(f"{path}: not safetensors: {error}") from None
+    if not any("lora_" in name for name in names):
+        raise InvalidAdapter(f"{path}: {len(names)} tensors and none of them a LoRA's, expected lora_A and lora_B")
+
+
 def _config(path: Path) -> tuple[int, tuple[str, ...]]:
     """Rank and target modules."""
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise InvalidAdapter(f"{path}: not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise InvalidAdapter(f"{path}: {type(config).__name__}, expected a JSON object")
     for key, kind in (("r", int), ("target_modules", list | str)):
         if not isinstance(config.get(key), kind):
             raise InvalidAdapter(f"{path}: {key} is {config.get(key)!r}, expected a PEFT LoRA configuration")

@@ -23,7 +23,8 @@ class Sampler:
         """The next token id for logits [vocabulary]."""
         if self._sampling.temperature == 0:
             return int(logits.argmax())
-        probabilities = torch.softmax(logits.float().cpu() / self._sampling.temperature, -1)
+        gaps = logits.double().cpu() - logits.max().item()  # at most 0, so that no temperature is too small
+        probabilities = torch.softmax(gaps / self._sampling.temperature, -1)
         ranked, tokens = probabilities.sort(descending=True)
         ranked[ranked.cumsum(-1) - ranked >= self._sampling.top_p] = 0
         return int(tokens[torch.multinomial(ranked, 1, generator=self._generator)])

@@ -51,7 +51,11 @@ class Vision:
         return screen
 
     def _compute(self, image: bytes) -> Screen:
-        pixels = self._processor(images=[_decode(image)], return_tensors="pt")
+        decoded = _decode(image)
+        try:
+            pixels = self._processor(images=[decoded], return_tensors="pt")
+        except ValueError as error:  # a strip of pixels
+            raise InvalidPrompt(f"messages: an image of {decoded.size} pixels cannot be used: {error}") from None
         grid = pixels["image_grid_thw"]
         values = pixels["pixel_values"].to(self._model.device, self._model.dtype)
         features = self._model.get_image_features(values, grid.to(self._model.device), return_dict=True)

@@ -1,31 +1,16 @@
-"""One real server a session, one key prefix a test."""
+"""Stores on the test's key prefix, directly and over a connection that can be cut."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from cluster.events import ArmScore, Decision
-from cluster.redis_server import RedisServer
 from cluster.store import Store
 from tests.cluster.cutting_proxy import CuttingProxy
 
 WINDOW_S, RETENTION_S = 100.0, 1000.0
 MakeDecision = Callable[..., Decision]
-
-
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    data_dir: Path = tmp_path_factory.mktemp("redis")
-    with RedisServer(data_dir) as server:
-        yield server.url
-
-
-@pytest.fixture
-def prefix() -> str:
-    return f"test-{uuid4().hex}:"
 
 
 @pytest.fixture

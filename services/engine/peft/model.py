@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from services.engine.answer import Answer
-from services.engine.base import Delta, InvalidPrompt, Prompt, Sampling
+from services.engine.base import Delta, Prompt, Sampling
 from services.engine.features import EarlyFeatures
 from services.engine.loading import load
 from services.engine.sampler import Sampler
@@ -118,7 +118,7 @@ class PeftModelRunner:
     def _admit(self, request: Request) -> _Row | None:
         try:
             tokens = self._tokens(request.prompt, generate=True)
-        except InvalidPrompt as error:
+        except Exception as error:  # one that cannot be read must not leave the others waiting
             request.send(error)
             return None
         stop, decode = self._tokenizer.stop_tokens, self._tokenizer.decode

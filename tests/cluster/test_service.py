@@ -1,0 +1,203 @@
+"""The whole service on Ray Serve with the embedded Qwen3-VL, its adapters and an embedded Redis."""
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import APIStatusError, AsyncOpenAI, OpenAI
+
+from cluster.redis_server import free_port
+from cluster.settings import Settings
+from examples.miniwob.episodes import Episode, load_all
+from services.launch import running
+
+PATIENCE_S = 20.0
+
+
+class Service:
+    """A service that can be restarted on the same data."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._settings = Settings.model_validate({"server": {"port": free_port()}, "store": {"data_dir": data_dir}})
+        self._stack = ExitStack()
+        self.url = ""
+
+    def start(self) -> None:
+        self.url = self._stack.enter_context(running(self._settings))
+
+    def stop(self) -> None:
+        self._stack.close()
+
+    def get(self, path: str) -> Any:
+        response = httpx.get(f"{self.url}{path}", timeout=30)
+        response.raise_for_status()
+        return response.json()
+
+    def say(self, *items: dict[str, Any]) -> list[str]:
+        """The status of each feedback item."""
+        response = httpx.post(f"{self.url}/v1/feedback", json=list(items), timeout=30)
+        response.raise_for_status()
+        return [result["status"] for result in response.json()["results"]]
+
+    def arm(self, name: str) -> dict[str, Any]:
+        """An arm's state without what changes by itself."""
+        view: dict[str, Any] = self.get(f"/v1/bandit/arms/{name}")
+        return view
+
+    def ledger(self, decision_id: str) -> dict[str, Any]:
+        """What the Learner has made of a decision; empty before it has folded it."""
+        return self.get(f"/v1/decisions/{decision_id}")["ledger"] or {}
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(tmp_path_factory.mktemp("service"))
+    service.start()
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def episodes() -> list[Episode]:
+    return load_all()
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{service.url}/v1", api_key="unused") as client:
+        yield client
+
+
+def ask(client: OpenAI, episode: Episode, **options: Any) -> Any:
+    messages: Any = episode.messages()
+    return client.chat.completions.create(**{"model": "auto", "messages": messages} | options)
+
+
+def test_the_openai_client_gets_a_tool_call_and_how_it_was_routed(client: OpenAI, episodes: list[Episode]) -> None:
+    answer = ask(client, episodes[0])
+    content = answer.choices[0].message.content
+    call = json.loads(content.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+    assert call["name"] == "computer_use"
+    assert call["arguments"]["action"] == "left_click"
+    assert all(0 <= value <= 1000 for value in call["arguments"]["coordinate"])
+    routing = answer.model_extra["routing"]
+    assert routing["decision_id"] == answer.id
+    assert 0 < routing["propensity"] <= 1
+    assert answer.model == ":".join(["model", *routing["gates"]])
+    assert answer.usage.completion_tokens > 3
+
+
+def test_a_stream_says_the_same_as_one_answer(client: OpenAI, episodes: list[Episode]) -> None:
+    options = {"model": f"model:{episodes[0].family}"}
+    whole = ask(client, episodes[0], **options)
+    chunks = list(ask(client, episodes[0], stream=True, stream_options={"include_usage": True}, **options))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert sum(map(bool, pieces)) > 1
+    routed = [chunk for chunk in chunks if chunk.model_extra.get("routing")]
+    assert [chunk.model_extra["routing"]["arm"] for chunk in routed] == [episodes[0].family]
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+
+
+def test_curl_gets_it_too(service: Service, episodes: list[Episode], tmp_path: Path) -> None:
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"model": "auto", "messages": episodes[0].messages()}))
+    command = ["curl", "-s", "-i", f"{service.url}/v1/chat/completions", "-H", "Content-Type: application/json"]
+    done = subprocess.run([*command, "-d", f"@{body}"], capture_output=True, text=True, check=True)
+    headers, _, answer = done.stdout.replace("\r", "").partition("\n\n")
+    assert f"x-pointsman-decision-id: {json.loads(answer)['id']}" in headers
+    assert "<tool_call>" in json.loads(answer)["choices"][0]["message"]["content"]
+
+
+async def test_rows_of_one_batch_do_not_disturb_each_other(service: Service, episodes: list[Episode]) -> None:
+    """Concurrent requests for different adapters answer as each does alone."""
+    families = sorted({episode.family for episode in episodes})
+    picked = [next(e for e in episodes if e.family == family) for family in families]
+    async with AsyncOpenAI(base_url=f"{service.url}/v1", api_key="unused") as client:
+
+        async def one(episode: Episode) -> str | None:
+            messages: Any = episode.messages()
+            answer = await client.chat.completions.create(model=episode.family, messages=messages)
+            return answer.choices[0].message.content
+
+        alone = [await one(episode) for episode in picked]
+        together = await asyncio.gather(*[one(episode) for episode in picked])
+    assert together == alone
+
+
+def test_feedback_before_after_again_and_otherwise(service: Service, episodes: list[Episode]) -> None:
+    """Recorded, recorded, duplicate, corrected; and the posterior says so."""
+    arm = episodes[0].family
+    known = service.arm(arm)
+    body = {"model": arm, "messages": episodes[0].messages(), "stream": True}
+    with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=30) as stream:
+        early = stream.headers["x-pointsman-decision-id"]
+        assert service.say({"decision_id": early, "success": True}) == ["recorded"]
+        assert "[DONE]" in stream.read().decode()
+    answer = httpx.post(f"{service.url}/v1/chat/completions", json={**body, "stream": False}, timeout=30).json()
+    assert service.say({"decision_id": answer["id"], "reward": 1.0}) == ["recorded"]
+    assert service.say({"decision_id": answer["id"], "reward": 1.0}) == ["duplicate"]
+    eventually(lambda: service.arm(arm)["matured"] == known["matured"] + 2)
+    generous = service.arm(arm)
+    assert service.say({"decision_id": answer["id"], "reward": 0.0}) == ["corrected"]
+    eventually(lambda: service.ledger(answer["id"])["rewards"] == {"anonymous": 0.0})
+    eventually(lambda: service.arm(arm)["posterior_mean"] < generous["posterior_mean"])
+    corrected = service.arm(arm)
+    assert (corrected["pulls"], corrected["pending"]) == (known["pulls"] + 2, known["pending"])
+    assert corrected["matured"] == generous["matured"]
+
+
+def test_an_episode_is_rewarded_as_a_whole(service: Service, client: OpenAI, episodes: list[Episode]) -> None:
+    steps = [ask(client, e, extra_headers={"X-Episode-Id": "ep-1"}).id for e in episodes[:3]]
+    assert [view["decision"]["id"] for view in service.get("/v1/episodes/ep-1")] == steps
+    assert service.say({"episode_id": "ep-1", "reward": 1.0, "terminated": True}) == ["recorded"]
+    eventually(lambda: all(service.ledger(step).get("status") == "matured" for step in steps))
+    assert {service.ledger(step)["weight"] for step in steps} == {1 / 3}
+
+
+def test_a_broken_image_is_refused_and_leaves_no_trace(service: Service, client: OpenAI) -> None:
+    before = service.get("/v1/decisions?limit=1")
+    url = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAoAAAAKCAYAAACNMs+9"  # a header without pixels
+    image: Any = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    with pytest.raises(APIStatusError) as caught:
+        client.chat.completions.create(model="auto", messages=[image])
+    assert caught.value.status_code == 400
+    assert caught.value.body is not None
+    assert service.get("/v1/decisions?limit=1") == before
+
+
+def test_a_client_that_leaves_does_not_leave_a_pending_decision(service: Service, episodes: list[Episode]) -> None:
+    body = {"model": "auto", "messages": episodes[0].messages(), "stream": True}
+    with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=30) as stream:
+        decision_id = stream.headers["x-pointsman-decision-id"]
+    eventually(lambda: service.ledger(decision_id).get("status") in ("cancelled", "pending"))
+    view = service.get(f"/v1/decisions/{decision_id}")
+    eventually(lambda: service.get(f"/v1/decisions/{decision_id}")["cancellation"] is not None or view["completion"])
+
+
+def test_everything_is_there_after_a_restart(service: Service, client: OpenAI, episodes: list[Episode]) -> None:
+    pending = ask(client, episodes[-1])
+    eventually(lambda: service.ledger(pending.id).get("status") == "pending")
+    before = service.get("/v1/bandit")
+    service.stop()
+    service.start()
+    after = service.get("/v1/bandit")
+    assert after["arms"] == before["arms"]
+    assert sum(arm["pending"] for arm in after["arms"]) > 0
+    assert service.say({"decision_id": pending.id, "reward": 1.0}) == ["recorded"]
+    eventually(lambda: service.ledger(pending.id)["status"] == "matured")

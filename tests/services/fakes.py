@@ -1,0 +1,85 @@
+"""An engine without a model: features that say what the instruction is about, and answers from a script."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from services.engine.base import Delta, Engine, FinishReason, InvalidPrompt, Prompt, Sampling
+
+FAMILIES = ("calendar", "claims", "inbox")
+HIDDEN = 8
+CONTROL = "<|im_end|>"
+BROKEN_IMAGE = b"broken"
+
+
+class FakeEngine(Engine):
+    """Answers `pieces`; before each piece it waits for `gate`, after `fails_after` pieces it fails."""
+
+    def __init__(self) -> None:
+        self.pieces = ["left_", "click", "(500, 250)"]
+        self.finish: FinishReason | None = get_args(FinishReason)[0]
+        self.fails_after: int | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.encoded: list[Prompt] = []
+        self.generated: list[tuple[Prompt, dict[str, float], Sampling]] = []
+        self.given_up = 0
+        self.adapters = list(FAMILIES)
+
+    @property
+    def feature_size(self) -> int:
+        return 2 * HIDDEN + 1
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        return tuple(self.adapters)
+
+    async def encode(self, prompt: Prompt) -> bytes:
+        for message in prompt.messages:
+            if any(CONTROL in (part.text or "") for part in message.parts):
+                raise InvalidPrompt(f"messages: the text contains the control token {CONTROL!r}, expected plain text")
+        self.encoded.append(prompt)
+        routed = prompt.routed
+        return features(routed.instruction, routed.images[0] if routed.images else None).tobytes()
+
+    async def generate(
+        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
+    ) -> AsyncGenerator[Delta, None]:
+        self.generated.append((prompt, dict(gates), sampling))
+        done = False
+        try:
+            for number, piece in enumerate(self.pieces):
+                await self.gate.wait()
+                self._fail_if_told(number)
+                yield Delta(piece)
+            self._fail_if_told(len(self.pieces))
+            done = True
+            if self.finish:
+                yield Delta("", self.finish, prompt_tokens=11, completion_tokens=len(self.pieces))
+        finally:
+            self.given_up += not done
+
+    def close(self) -> None:
+        self.gate.set()
+
+    def _fail_if_told(self, number: int) -> None:
+        if number == self.fails_after:
+            raise RuntimeError("secret of the engine")
+
+
+def features(instruction: str, image: bytes | None = None) -> npt.NDArray[np.float16]:
+    """h [17]: what the instruction names stands out in the text half; the vision half is the image's hash or zero."""
+    text = 0.3 * _noise(instruction.encode())
+    for index, family in enumerate(FAMILIES):
+        text[index] += 3.0 * (family in instruction)
+    vision = np.zeros(HIDDEN) if image is None else _noise(image)
+    return np.concatenate([text, vision, [float(image is not None)]]).astype(np.float16)
+
+
+def _noise(data: bytes) -> npt.NDArray[np.float64]:
+    seed = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+    return np.random.default_rng(seed).normal(size=HIDDEN)

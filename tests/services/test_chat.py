@@ -1,0 +1,111 @@
+"""Images by URL: only from allowed hosts, only so large, and never followed elsewhere."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cluster.settings import LimitSettings
+from services.chat import ChatReader
+from services.errors import ApiError
+from services.schemas import ChatRequest
+from tests.services.images import data_url, encoded, image_part
+
+HOST = "127.0.0.1"
+SCREEN = encoded()
+
+
+class ImageServer:
+    """Answers every path with one screen, but /missing, /moved and /text."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        self.asked.append(path)
+        status, extra, body = {
+            "/missing": ("404 Not Found", "", b""),
+            "/moved": ("302 Found", "Location: /screen.png\r\n", b""),
+            "/text": ("200 OK", "", b"hello"),
+        }.get(path, ("200 OK", "", SCREEN))
+        head = f"HTTP/1.1 {status}\r\n{extra}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+def server() -> ImageServer:
+    return ImageServer()
+
+
+@pytest.fixture
+async def url(server: ImageServer) -> AsyncIterator[str]:
+    listener = await asyncio.start_server(server.serve, HOST, 0)
+    async with listener:
+        yield f"http://{HOST}:{listener.sockets[0].getsockname()[1]}"
+
+
+def request(*urls: str) -> ChatRequest:
+    content = [image_part(url) for url in urls]
+    return ChatRequest.model_validate({"messages": [{"role": "user", "content": content}]})
+
+
+async def images(limits: LimitSettings, *urls: str) -> list[bytes]:
+    return (await ChatReader(limits).read(request(*urls))).images
+
+
+async def test_an_allowed_host_is_asked(server: ImageServer, url: str) -> None:
+    limits = LimitSettings(image_hosts=frozenset({HOST}))
+    assert await images(limits, f"{url}/screen.png", data_url(b"") + data_url(SCREEN).partition(",")[2]) == [SCREEN] * 2
+    assert server.asked == ["/screen.png"]
+
+
+@pytest.mark.parametrize("hosts", [frozenset[str](), frozenset({"images.test"})])
+async def test_no_other_host_is(server: ImageServer, url: str, hosts: frozenset[str]) -> None:
+    with pytest.raises(ApiError, match=r"messages\[0\].content\[0\].image_url.url: .*expected a data URL"):
+        await images(LimitSettings(image_hosts=hosts), f"{url}/screen.png")
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("/missing", "404"), ("/moved", "cannot be fetched"), ("/text", "5 bytes that are no PNG")],
+)
+async def test_what_is_no_image_is_refused(server: ImageServer, url: str, path: str, said: str) -> None:
+    with pytest.raises(ApiError, match=said):
+        await images(LimitSettings(image_hosts=frozenset({HOST})), url + path)
+    assert server.asked == [path]
+
+
+async def test_a_fetched_image_may_be_no_larger_than_a_body(url: str) -> None:
+    limits = LimitSettings(image_hosts=frozenset({HOST}), body_bytes=1024)
+    assert await images(limits, f"{url}/screen.png") == [SCREEN]
+    with pytest.raises(ApiError, match="larger than 50 bytes"):
+        await images(limits.model_copy(update={"body_bytes": 50}), f"{url}/screen.png")
+
+
+async def test_a_host_that_does_not_answer_is_refused() -> None:
+    with pytest.raises(ApiError, match="cannot be fetched"):
+        await images(LimitSettings(image_hosts=frozenset({HOST})), f"http://{HOST}:1/screen.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+async def test_formats(kind: str) -> None:
+    image = encoded(kind=kind)
+    assert await images(LimitSettings(), data_url(image)) == [image]
+
+
+async def test_roles_and_texts_are_kept_in_order() -> None:
+    turns = [
+        {"role": "system", "content": "be brief"},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "a"}, image_part(data_url(SCREEN)), {"type": "text", "text": "b"}],
+        },
+    ]
+    prompt = await ChatReader(LimitSettings()).read(ChatRequest.model_validate({"messages": turns}))
+    assert [message.role for message in prompt.messages] == ["system", "user"]
+    assert [part.text for part in prompt.messages[1].parts] == ["a", None, "b"]
+    assert (prompt.instruction, prompt.images) == ("a\nb", [SCREEN])

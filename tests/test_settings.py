@@ -1,0 +1,94 @@
+"""Every setting is documented, is read somewhere, and comes from where the page says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from cluster.settings import Settings
+from services.tables import settings_markdown
+
+ROOT = Path(__file__).parent.parent
+
+
+def fields() -> list[tuple[str, str]]:
+    """Group and name of every setting."""
+    found = []
+    for group, field in Settings.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        found += [(group, name) for name in field.annotation.model_fields]
+    return found
+
+
+@pytest.mark.parametrize(("group", "name"), fields())
+def test_every_setting_says_what_it_does(group: str, name: str) -> None:
+    description = getattr(Settings(), group).__class__.model_fields[name].description
+    assert description
+    assert description.endswith(".")
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert page == settings_markdown(), "run: pointsman settings --markdown > docs/settings.md"
+
+
+def test_every_setting_is_read_by_something_that_runs() -> None:
+    """A setting that no code outside its declaration looks up cannot have an effect."""
+    read = set()
+    for file in [*(ROOT / "services").rglob("*.py"), ROOT / "cluster" / "settings.py"]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute):
+                read.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and file.name == "configuration.py":
+                read.update(node.value.split())
+    assert {name for _, name in fields()} - read == set()
+
+
+def test_the_environment_overrides_the_file_and_arguments_override_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "pointsman.yaml"
+    file.write_text("server: {host: 127.0.0.2, port: 7001}\nrouter: {alpha: 2.5}\n")
+    monkeypatch.setenv("POINTSMAN_CONFIG", str(file))
+    monkeypatch.setenv("POINTSMAN_SERVER__PORT", "7002")
+    settings = Settings.model_validate({"router": {"burn_in": 3}})
+    assert (settings.server.host, settings.server.port) == ("127.0.0.2", 7002)
+    assert (settings.router.alpha, settings.router.burn_in) == (2.5, 3)
+
+
+def test_lists_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POINTSMAN_LIMITS__IMAGE_HOSTS", '["images.example"]')
+    assert Settings().limits.image_hosts == {"images.example"}
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("server", "prot", 1),
+        ("server", "port", 0),
+        ("router", "epsilon_uniform", 1.5),
+        ("learner", "discount", 0),
+        ("model", "dtype", "int3"),
+        ("auth", "keys", [{"name": "a", "sha256": "plain text", "scopes": ["infer"]}]),
+        ("auth", "keys", [{"name": "a", "sha256": "0" * 64, "scopes": ["root"]}]),
+    ],
+)
+def test_a_wrong_setting_is_named(group: str, name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=rf"{group}\.{name}"):
+        Settings.model_validate({group: {name: value}})
+
+
+def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POINTSMAN_CONFIG", "/nowhere/pointsman.yaml")
+    with pytest.raises(FileNotFoundError, match=r"POINTSMAN_CONFIG.*/nowhere/pointsman.yaml"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)],
+)
+def test_loopback_is_told_from_open_addresses(host: str, loopback: bool) -> None:
+    assert Settings.model_validate({"server": {"host": host}}).server.is_loopback is loopback
