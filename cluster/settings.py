@@ -16,7 +16,7 @@ Scope = Literal["infer", "feedback", "admin"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-EMBEDDED_WORLD = CHECKOUT / "examples" / "miniwob"
+EMBEDDED_WORLD = CHECKOUT / "examples" / "miniwob" / "world"
 
 
 def _sha256_hex(digest: str) -> str:
@@ -56,7 +56,7 @@ class ServerSettings(Group):
 class ModelSettings(Group):
     """The hosted Qwen3-VL and its adapters."""
 
-    path: str = Field(str(EMBEDDED_WORLD / "model"), description="Directory or hub name of the Qwen3-VL checkpoint.")
+    path: str = Field(str(EMBEDDED_WORLD / "qwen3-vl-miniwob"), description="Directory or hub name of the Qwen3-VL checkpoint.")
     name: str = Field("", description="Public name of the base model; empty: the last part of `model.path`.")
     adapters: Path = Field(EMBEDDED_WORLD / "adapters", description="Directory with one PEFT LoRA per subdirectory.")
     replicas: int = Field(1, ge=1, description="Model replicas.")

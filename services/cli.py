@@ -4,6 +4,7 @@ import importlib
 import json
 import secrets
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.settings import Scope, Settings
+from cluster.settings import CHECKOUT, Scope, Settings
 from services import tables
 from services.auth import key_hash
 from services.client import Client, user_message
@@ -64,6 +65,7 @@ def serve(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def demo(context: typer.Context) -> None:
     """Serve the embedded model, send it recorded tasks, and watch the router learn (`demo --help` for options)."""
+    sys.path.insert(0, str(CHECKOUT))  # the examples are not part of the installed package
     try:
         module = importlib.import_module("examples.miniwob.demo")
     except ModuleNotFoundError as error:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, Depends, FastAPI, Query, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.events import Feedback
@@ -49,8 +49,8 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     summary = "Routes computer-use requests to LoRA adapters and learns online."
     app = FastAPI(title="Pointsman", summary=summary, lifespan=lifespan)
     metrics = Metrics()
-    app.middleware("http")(measure(metrics))
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
+    app.middleware("http")(measure(metrics))
     answer_errors(app)
     _add_inference(app, router, settings, metrics)
     _add_feedback(app, router, settings, metrics)
@@ -93,16 +93,14 @@ def _add_inference(app: FastAPI, router: Router, settings: Settings, metrics: Me
         """Route and answer a chat (OpenAI chat completions, JSON or SSE)."""
         routed = await router.route(await call(request, chat, caller))
         deltas = await router.answer(routed)
-        headers = routed.info.headers()
         if routed.fresh:
             metrics.decisions.labels(routed.decision.arm, str(routed.decision.explored).lower()).inc()
         if chat.stream:
             usage = chat.stream_options is not None and chat.stream_options.include_usage
-            body = sse.events(routed, router.base, deltas, usage=usage)
-            return StreamingResponse(body, media_type="text/event-stream", headers=headers)
+            return sse.AnswerStream(routed, router.base, deltas, usage=usage)
         pieces = [delta async for delta in deltas]
         text = "".join(delta.text for delta in pieces)
-        return JSONResponse(sse.completion(routed, router.base, text, pieces[-1]), headers=headers)
+        return JSONResponse(sse.completion(routed, router.base, text, pieces[-1]), headers=routed.info.headers())
 
     @app.post("/v1/route", tags=["inference"])
     async def route(request: Request, chat: ChatRequest, caller: Caller = infers) -> Explanation:

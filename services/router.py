@@ -104,9 +104,9 @@ class Router:
 
     async def __aexit__(self, *error: object) -> None:
         """Stop following, and wait for what is still being written."""
-        if self._following:
-            self._following.cancel()
-            await asyncio.wait([self._following])
+        while self._following and not self._following.done():
+            self._following.cancel()  # more than once: on Python 3.11 the Redis client can swallow one
+            await asyncio.wait([self._following], timeout=0.1)
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.store.close()
 

@@ -7,6 +7,9 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
 from services.engine.base import Delta
 from services.errors import ApiError
 from services.router import Routed
@@ -28,6 +31,19 @@ def completion(routed: Routed, base: str, text: str, last: Delta) -> dict[str, A
         "usage": _usage(last),
         "routing": routed.info.model_dump(),
     }
+
+
+class AnswerStream(StreamingResponse):
+    """An answer as server-sent events; however the response ends, the answer ends with it."""
+
+    def __init__(self, routed: Routed, base: str, deltas: AsyncGenerator[Delta, None], *, usage: bool) -> None:
+        body = events(routed, base, deltas, usage=usage)
+        super().__init__(body, media_type="text/event-stream", headers=routed.info.headers())
+        self._deltas = deltas
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self._deltas):
+            await super().__call__(scope, receive, send)
 
 
 async def events(

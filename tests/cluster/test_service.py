@@ -98,12 +98,12 @@ def test_the_openai_client_gets_a_tool_call_and_how_it_was_routed(client: OpenAI
     routing = answer.model_extra["routing"]
     assert routing["decision_id"] == answer.id
     assert 0 < routing["propensity"] <= 1
-    assert answer.model == ":".join(["model", *routing["gates"]])
+    assert answer.model == ":".join(["qwen3-vl-miniwob", *routing["gates"]])
     assert answer.usage.completion_tokens > 3
 
 
 def test_a_stream_says_the_same_as_one_answer(client: OpenAI, episodes: list[Episode]) -> None:
-    options = {"model": f"model:{episodes[0].family}"}
+    options = {"model": f"qwen3-vl-miniwob:{episodes[0].family}"}
     whole = ask(client, episodes[0], **options)
     chunks = list(ask(client, episodes[0], stream=True, stream_options={"include_usage": True}, **options))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]

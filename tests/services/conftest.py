@@ -29,7 +29,7 @@ def fit(sharpness: float) -> ContextMap:
     with torch.no_grad():
         for weight in mlp.parameters():
             weight.zero_()
-        mlp.first.weight[:3, :3] = torch.eye(3)
+        mlp.first.weight[:3, :3] = sharpness / 4 * torch.eye(3)
         mlp.second.weight[:, :3] = sharpness * torch.eye(3)
     outcomes = np.full((len(labels), 1), 0.2)
     config = ClassifierConfig(hidden=6)

@@ -1,12 +1,17 @@
 """The Learner: resumes where it was, counts nothing twice, and gives way to a newer one."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from cluster.events import ArmRegistered, ArmRemoved
 from cluster.learner_store import Fenced
@@ -16,22 +21,8 @@ from policies.evidence import ArmStatistics
 from services.adapters.registry import Registry
 from services.configuration import learning_config
 from services.learner import Learner
-from tests.cluster.cutting_proxy import CuttingProxy
 from tests.services.test_fold import decision, reward
-from tests.services.world import World, eventually, make_store, write_adapters
-
-
-@pytest.fixture
-async def cut(world: World) -> AsyncIterator[CuttingProxy]:
-    async with CuttingProxy(world.settings.store.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def cut_store(world: World, cut: CuttingProxy) -> AsyncIterator[Store]:
-    store = world.settings.store.model_copy(update={"url": cut.url})
-    async with make_store(world.settings.model_copy(update={"store": store})) as opened:
-        yield opened
+from tests.services.world import World, end, eventually, make_store, write_adapters
 
 
 def learner(
@@ -136,52 +127,46 @@ async def test_a_running_one_ends_when_another_takes_over(world: World) -> None:
 
     await eventually(folded)
     check((await committed(world))["inbox"])
-    new.cancel()
-    await asyncio.wait([new])
+    await end(new)
 
 
-async def test_a_commit_whose_answer_is_lost_counts_once(world: World, cut: CuttingProxy, cut_store: Store) -> None:
+async def test_a_commit_whose_answer_is_lost_counts_once(world: World) -> None:
+    """The client sends it again; the server knows it."""
     await traffic(world)
-    unlucky = learner(world, store=cut_store)
-    await unlucky.start(world.registry)
-    cut.armed = True
-    await unlucky.step()
-    assert cut.cuts == 1
-    check((await committed(world))["inbox"])
-    await world.store.feedback([reward("d5", 0.5, time=time.time())])
-    await unlucky.step()
+    async with Outage(world.settings.store.url, "answer", refusals=0) as outage, way(world, outage.url) as shaky:
+        unlucky = learner(world, store=shaky)
+        await unlucky.start(world.registry)
+        await unlucky.step()
+        assert outage.broken
+        check((await committed(world))["inbox"])
+        await world.store.feedback([reward("d5", 0.5, time=time.time())])
+        await unlucky.step()
     assert (await committed(world))["inbox"].matured == 6
 
 
-async def test_a_running_one_survives_an_outage(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """The way to the store is gone for longer than the client tries, just when something was folded."""
-    async with Outage(world.settings.store.url) as outage:
-        store = world.settings.store.model_copy(update={"url": outage.url})
-        settings = world.settings.model_copy(update={"store": store})
-        async with make_store(settings) as shaky:
+@pytest.mark.parametrize("lost", ["request", "answer"])
+@pytest.mark.parametrize("refusals", [0, 1])
+async def test_a_running_one_survives_an_outage(
+    world: World, lost: Literal["request", "answer"], refusals: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store goes away when something was folded; it may be away still at the first attempt to begin again."""
+    await traffic(world)
+    outage = Outage(world.settings.store.url, lost, refusals)
+    async with outage, way(world, outage.url, patient=False) as shaky:
+        with caplog.at_level(logging.CRITICAL):
             running = asyncio.create_task(learner(world, store=shaky).run(world.registry))
 
-            async def alive() -> bool:
-                return (await world.store.learner_state()).epoch == 2
+            async def folded_and_well() -> bool:
+                before = (await world.store.learner_state()).alive
+                arm = (await committed(world))["inbox"]
+                return arm.pulls > 0 and outage.refused == refusals and before > 0 and await ticked(before)
 
-            await eventually(alive)
-            with caplog.at_level(logging.CRITICAL):
-                outage.breaks_at = b"EVALSHA"
-                await traffic(world)
+            async def ticked(before: float) -> bool:
+                return (await world.store.learner_state()).alive > before
 
-                async def noticed() -> bool:
-                    return outage.refused > 12
-
-                await eventually(noticed)
-                outage.end()
-
-                async def folded() -> bool:
-                    return (await committed(world))["inbox"].matured == 5
-
-                await eventually(folded)
-            check((await committed(world))["inbox"])
-            running.cancel()
-            await asyncio.wait([running])
+            await eventually(folded_and_well)
+            await end(running)
+    check((await committed(world))["inbox"])
 
 
 async def test_it_posts_timeouts_and_a_sign_of_life(world: World) -> None:
@@ -194,8 +179,7 @@ async def test_it_posts_timeouts_and_a_sign_of_life(world: World) -> None:
 
     await eventually(timed_out)
     assert (await world.store.learner_state()).alive == pytest.approx(time.time(), abs=5)
-    running.cancel()
-    await asyncio.wait([running])
+    await end(running)
 
 
 async def test_another_router_folds_the_events_again(
@@ -232,41 +216,63 @@ async def test_folding_again_may_be_interrupted(
 
 
 class Outage:
-    """A way to the server that breaks when told to, and stays broken until the outage ends."""
+    """A way to the server that breaks once, at the first commit of an arm, and then refuses some connections.
 
-    def __init__(self, url: str) -> None:
-        self._proxy = CuttingProxy(url)
-        self.breaks_at = b""
+    What is lost is the request, or else its answer: then the server has run the commit.
+    """
+
+    def __init__(self, url: str, lost: Literal["request", "answer"], refusals: int) -> None:
+        self._upstream = urlsplit(url)
+        self._lost = lost
+        self._refusals = refusals
+        self._swallowing = False
         self.broken = False
         self.refused = 0
 
-    async def __aenter__(self) -> "Outage":
-        host, port = self._proxy._upstream.hostname, self._proxy._upstream.port
-
-        async def serve(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-            if self.broken:
-                self.refused += 1
-                to_client.close()
-                return
-            server, to_server = await asyncio.open_connection(host, port)
-            try:
-                while request := await client.read(1 << 20):
-                    self.broken = self.broken or bool(self.breaks_at and self.breaks_at in request)
-                    if self.broken:
-                        break
-                    to_server.write(request)
-                    to_client.write(await server.read(1 << 20))
-            finally:
-                to_server.close()
-                to_client.close()
-
-        self._server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self._server.close()
 
-    def end(self) -> None:
-        """Let everything through again."""
-        self.broken, self.breaks_at = False, b""
+    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        if self.broken and self.refused < self._refusals:
+            self.refused += 1
+            to_client.close()
+            return
+        server, to_server = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
+        ways = [asyncio.create_task(way) for way in (self._up(client, to_server), self._down(server, to_client))]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        to_server.close()
+        to_client.close()
+
+    async def _up(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+        while request := await client.read(1 << 16):
+            if b"scalars" in request and not self.broken:  # what the blob of an arm begins with
+                self.broken = True
+                if self._lost == "request":
+                    return
+                self._swallowing = True
+            to_server.write(request)
+
+    async def _down(self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        while answer := await server.read(1 << 16):
+            if self._swallowing:
+                self._swallowing = False
+                return
+            to_client.write(answer)
+
+
+@contextlib.asynccontextmanager
+async def way(world: World, url: str, *, patient: bool = True) -> AsyncIterator[Store]:
+    """The world's store over another way; without patience its client tries everything once."""
+    store = world.settings.store.model_copy(update={"url": url})
+    made = make_store(world.settings.model_copy(update={"store": store}))
+    if not patient:
+        made._redis.connection_pool.connection_kwargs["retry"] = Retry(NoBackoff(), 0)
+    async with made as opened:
+        yield opened

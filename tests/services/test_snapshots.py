@@ -14,7 +14,7 @@ from services.learner import Learner
 from services.snapshots import SnapshotFollower
 from tests.services.fakes import FAMILIES, features
 from tests.services.test_fold import decision, reward
-from tests.services.world import World, eventually, make_follower
+from tests.services.world import World, end, eventually, make_follower
 
 ARMS = ("base", *FAMILIES)
 NOW = 2.0
@@ -47,8 +47,9 @@ async def decide(world: World, id_: str, arm: str = "inbox") -> str:
     return (await world.store.decide(made)).stream_id
 
 
-async def test_it_starts_with_what_is_committed(world: World, follower: SnapshotFollower, x: Rows) -> None:
+async def test_it_starts_with_what_is_committed(world: World, follower: SnapshotFollower) -> None:
     await decide(world, "d1")
+    x = world.contexts.map(features("d1")).x
     await world.store.feedback([reward("d1", 0.0, time=NOW)])
     await world.fold()
     late = make_follower(world.settings, world.contexts, world.store, ARMS)
@@ -175,8 +176,7 @@ async def test_following_waits_for_versions(world: World, follower: SnapshotFoll
         return follower.posterior.statistics("inbox").pulls == 1
 
     await eventually(followed)
-    following.cancel()
-    await asyncio.wait([following])
+    await end(following)
     assert following.cancelled()
 
 

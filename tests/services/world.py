@@ -178,6 +178,13 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.005)
 
 
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel a task until it has ended: on Python 3.11 the Redis client can swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
+
+
 def write_adapter(directory: Path, name: str, *, weight: float = 1.0, **config: Any) -> Path:
     """A small PEFT LoRA; other weights make another content hash."""
     path = directory / name

@@ -1,0 +1,48 @@
+"""Make the example again from nothing, in order: screens, base, adapters, evaluation; what is done is skipped."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import typer
+
+from examples.miniwob.families import KEPT
+from examples.miniwob.paths import ADAPTERS, EPISODES, MODEL
+
+
+@dataclass(frozen=True)
+class Step:
+    """One module to run as a script, and how to tell that it need not run."""
+
+    module: str
+    is_done: Callable[[], bool]
+
+    def run(self) -> None:
+        """Run the module in a process of its own; CalledProcessError where it fails."""
+        subprocess.run([sys.executable, "-m", f"examples.miniwob.{self.module}"], check=True)
+
+
+STEPS: Final = (
+    Step("record", lambda: all((EPISODES / f"{family}.jsonl").exists() for family in KEPT)),
+    Step("train_base", lambda: (MODEL / "model.safetensors").exists()),
+    Step("train_adapters", lambda: all((ADAPTERS / family).exists() for family in KEPT)),
+    Step("evaluate", lambda: False),
+)
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def make() -> None:
+    """Run every step that is not done; killed, it goes on where it was."""
+    for step in STEPS:
+        if step.is_done():
+            typer.echo(f"{step.module}: done")
+        else:
+            step.run()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,14 @@
+"""Where the example keeps things: what is published beside the code, and what is only working data."""
+
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parent
+WORLD: Final = ROOT / "world"
+MODEL: Final = WORLD / "qwen3-vl-miniwob"
+ADAPTERS: Final = WORLD / "adapters"
+ROUTER: Final = WORLD / "router"
+EPISODES: Final = WORLD / "episodes"
+OUTCOMES: Final = WORLD / "outcomes.json"
+DATA: Final = ROOT / "data"
+"""Training screens, checkpoints and logs; not under version control."""
