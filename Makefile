@@ -30,8 +30,8 @@ lint: setup  ## Lint and strict types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## Evaluate the embedded model, its adapters and its router.
-	$(BIN)/python -m examples.miniwob.evaluate $(ARGS)
+bench: setup  ## Measure every arm of the embedded world on every held-out episode (minutes).
+	$(BIN)/python -m examples.miniwob.outcomes $(ARGS)
 
 world: setup  ## Make the embedded model again from scratch (hours; needs Chromium and its driver).
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[miniwob]'

@@ -61,14 +61,13 @@ async def events(
 
     yield chunk({"role": "assistant", "content": ""})
     try:
-        async with contextlib.aclosing(deltas):
-            async for delta in deltas:
-                if delta.text:
-                    yield chunk({"content": delta.text})
-                if delta.finish_reason:
-                    yield chunk({}, delta.finish_reason, routing=routed.info.model_dump())
-                    if usage:
-                        yield _event({**envelope, "choices": [], "usage": _usage(delta)})
+        async for delta in deltas:
+            if delta.text:
+                yield chunk({"content": delta.text})
+            if delta.finish_reason:
+                yield chunk({}, delta.finish_reason, routing=routed.info.model_dump())
+                if usage:
+                    yield _event({**envelope, "choices": [], "usage": _usage(delta)})
     except Exception:
         log.exception("the answer of decision %s failed", routed.decision.id)
         message = "the answer could not be finished, the log of the service says why"

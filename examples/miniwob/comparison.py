@@ -23,7 +23,7 @@ def line(outcomes: Iterable[bool]) -> Line:
 
 
 def compare(served: Sequence[Served], table: Outcomes) -> dict[str, Line]:
-    """Routed as it happened, the others from the table; the oracle is the best arm per family and phase in hindsight."""
+    """Routed as it happened, the others from the table; the oracle takes the best arm per family and phase."""
 
     def by(choose: Callable[[Served], str]) -> Line:
         return line(table.success(one.task.episode.id, choose(one)) for one in served)

@@ -1,4 +1,4 @@
-"""Make the example again from nothing, in order: screens, base, adapters, evaluation; what is done is skipped."""
+"""Make the example again from nothing, in order: screens, base, adapters, router, outcomes."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from typing import Final
 import typer
 
 from examples.miniwob.families import KEPT
-from examples.miniwob.paths import ADAPTERS, EPISODES, MODEL
+from examples.miniwob.paths import ADAPTERS, EPISODES, MODEL, ROUTER
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ STEPS: Final = (
     Step("record", lambda: all((EPISODES / f"{family}.jsonl").exists() for family in KEPT)),
     Step("train_base", lambda: (MODEL / "model.safetensors").exists()),
     Step("train_adapters", lambda: all((ADAPTERS / family).exists() for family in KEPT)),
-    Step("evaluate", lambda: False),
+    Step("train_router", lambda: (ROUTER / "router.json").exists()),
+    Step("outcomes", lambda: False),
 )
 
 app = typer.Typer(add_completion=False)

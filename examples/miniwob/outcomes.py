@@ -5,9 +5,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from examples.miniwob.episodes import Episode, load_all
 from examples.miniwob.paths import ADAPTERS, MODEL, OUTCOMES
@@ -84,15 +86,30 @@ async def measure(engine: Engine, registry: Registry, episodes: Sequence[Episode
     return Outcomes({adapter.name: adapter.fingerprint for adapter in registry}, registry.arms, table)
 
 
+def matrix(outcomes: Outcomes) -> Table:
+    """Success in percent, arms down, families across."""
+    families = sorted({id_.partition("/")[0] for id_ in outcomes.table})
+    table = Table("arm", *families)
+    for arm in outcomes.arms:
+        rates = []
+        for family in families:
+            column = [outcomes.success(id_, arm) for id_ in outcomes.table if id_.startswith(f"{family}/")]
+            rates.append(f"{100 * sum(column) / len(column):.1f}")
+        table.add_row(arm, *rates)
+    return table
+
+
 @app.command()
 def main() -> None:
-    """Measure every arm on every recorded episode and write outcomes.json."""
+    """Measure every arm on every recorded episode, write outcomes.json, print arms × families."""
     registry = Registry(ADAPTERS)
     engine = PeftEngine(str(MODEL), registry.paths, max_batch=_BATCH)
     try:
-        asyncio.run(measure(engine, registry, load_all())).save()
+        outcomes = asyncio.run(measure(engine, registry, load_all()))
     finally:
         engine.close()
+    outcomes.save()
+    Console(width=160).print(matrix(outcomes))
 
 
 if __name__ == "__main__":

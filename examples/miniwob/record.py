@@ -23,6 +23,8 @@ CHUNK: Final = 250
 HELD_OUT: Final = 1_000_000
 """First seed of the held-out episodes; training seeds count from 0."""
 EPISODES_A_FAMILY: Final = 250
+VALIDATION: Final = 60
+"""The first held-out screens of a family, for choices made while training: they are not published."""
 SPARE: Final = 20
 """Held-out seeds beyond those, in place of any whose reward a real click does not confirm."""
 
@@ -79,8 +81,8 @@ def _really_pays(page: Page, seed: int, played: Played, screen: Screen) -> bool:
 
 
 def publish(family: str) -> int:
-    """Write the family's held-out episodes from its verified screens; returns how many."""
-    screens = read_screens(DATA / "held-out" / family, EPISODES_A_FAMILY)
+    """Write the family's held-out episodes, all but those to validate on; returns how many."""
+    screens = read_screens(DATA / "held-out" / family, EPISODES_A_FAMILY)[VALIDATION:]
     lines = [
         Episode(f"{family}/{s.seed}", family, s.seed, s.instruction, s.image, s.boxes).to_json() + "\n" for s in screens
     ]

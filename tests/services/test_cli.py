@@ -138,7 +138,7 @@ class TestAgainstAService:
         assert view["observations"] == {"anonymous": [0.0, False], "judge": [1.0, False]}
 
     async def test_feedback_needs_a_reward_in_range(self, terminal: Terminal) -> None:
-        assert "2.0 is not in the range" in await terminal("feedback", "d", "--reward", "2", code=2)
+        assert "less than or equal to 1" in await terminal("feedback", "d", "--reward", "2", code=2)
 
     async def test_bandit(self, world: World, terminal: Terminal) -> None:
         id_ = (await world.ask("open the inbox"))["id"]

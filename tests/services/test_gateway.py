@@ -92,7 +92,7 @@ class TestJson:
 
     async def test_nulls_are_what_is_left_open(self, world: World) -> None:
         names = ["temperature", "top_p", "seed", "max_tokens", "stop", "stream", "metadata", "routing", "n", "tools"]
-        await world.post(CHAT, chat(**dict.fromkeys(names)))
+        await world.post(CHAT, chat() | dict.fromkeys(names))
         sampling = world.engine.generated[-1][2]
         assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.0, 1.0, 64)
 

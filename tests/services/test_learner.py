@@ -111,12 +111,12 @@ async def test_an_older_one_is_fenced_and_writes_nothing(world: World) -> None:
 
 async def test_a_running_one_ends_when_another_takes_over(world: World) -> None:
     old = asyncio.create_task(learner(world).run(world.registry))
-    await asyncio.sleep(0.05)
-    new = asyncio.create_task(learner(world).run(world.registry))
 
     async def epoch_is(n: int) -> bool:
-        return (await world.store.learner_state()).epoch >= n
+        return (await world.store.learner_state()).epoch == n
 
+    await eventually(lambda: epoch_is(2))
+    new = asyncio.create_task(learner(world).run(world.registry))
     await eventually(lambda: epoch_is(3))
     await traffic(world)
     with pytest.raises(Fenced):
