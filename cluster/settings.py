@@ -56,7 +56,7 @@ class ServerSettings(Group):
 class ModelSettings(Group):
     """The hosted Qwen3-VL and its adapters."""
 
-    path: str = Field(str(EMBEDDED_WORLD / "qwen3-vl-miniwob"), description="Directory or hub name of the Qwen3-VL checkpoint.")
+    path: str = Field(str(EMBEDDED_WORLD / "qwen3-vl-miniwob"), description="Directory or hub name of the checkpoint.")
     name: str = Field("", description="Public name of the base model; empty: the last part of `model.path`.")
     adapters: Path = Field(EMBEDDED_WORLD / "adapters", description="Directory with one PEFT LoRA per subdirectory.")
     replicas: int = Field(1, ge=1, description="Model replicas.")
@@ -83,7 +83,7 @@ class RouterSettings(Group):
     path: Path = Field(EMBEDDED_WORLD / "router", description="Directory of the trained router (MLP, PCA, statistics).")
     policy: Literal["linucb", "mlp", "fixed"] = Field("linucb", description="Policy that serves `model=auto`.")
     fixed_arm: str = Field("base", description="Arm of the policy `fixed`.")
-    alpha: float = Field(0.3, ge=0, description="Weight of the posterior width in the LinUCB score.")
+    alpha: float = Field(0.2, ge=0, description="Weight of the posterior width in the LinUCB score.")
     epsilon_supervised: Fraction = Field(0.02, description="Share of decisions that follow the supervised router.")
     epsilon_uniform: Fraction = Field(0.03, description="Share of decisions uniform over plausible and new arms.")
     burn_in: int = Field(20, ge=0, description="Decisions during which an arm is always among the explored ones.")

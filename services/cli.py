@@ -84,7 +84,8 @@ def route(
 ) -> None:
     """Explain which adapter a request would get, without generating and without logging."""
     body: dict[str, Any] = {"messages": [user_message(instruction, image)], "routing": {"arms": arms or None}}
-    _show(Client(url, key).post("/v1/route", body), tables.explanation, as_json)
+    with Client(url, key) as service:
+        _show(service.post("/v1/route", body), tables.explanation, as_json)
 
 
 @app.command()
@@ -108,8 +109,8 @@ def feedback(
         "source": source,
         "comment": comment,
     }
-    answer = Client(url, key).post("/v1/feedback", item)
-    status = answer["results"][0]["status"]
+    with Client(url, key) as service:
+        status = service.post("/v1/feedback", item)["results"][0]["status"]
     console.print(f"{id_}: {status}")
     if status == "unknown":
         raise typer.Exit(1)
@@ -118,7 +119,8 @@ def feedback(
 @app.command()
 def bandit(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """What the bandit believes of every arm."""
-    _show(Client(url, key).get("/v1/bandit"), tables.bandit, as_json)
+    with Client(url, key) as service:
+        _show(service.get("/v1/bandit"), tables.bandit, as_json)
 
 
 @app.command()
@@ -129,13 +131,15 @@ def decisions(
     as_json: AsJson = False,
 ) -> None:
     """The latest decisions and their outcomes."""
-    _show(Client(url, key).get("/v1/decisions", limit=limit), tables.decisions, as_json)
+    with Client(url, key) as service:
+        _show(service.get("/v1/decisions", limit=limit), tables.decisions, as_json)
 
 
 @app.command()
 def adapters(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """The adapters that can serve."""
-    _show(Client(url, key).get("/v1/adapters"), tables.adapters, as_json)
+    with Client(url, key) as service:
+        _show(service.get("/v1/adapters"), tables.adapters, as_json)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -21,6 +21,12 @@ class Client:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
         except httpx.InvalidURL as error:
             raise ServiceError(f"{url!r} is no URL ({error}), expected one such as http://127.0.0.1:8000") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON of a GET. Raises ServiceError."""

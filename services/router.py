@@ -147,6 +147,7 @@ class Router:
     async def answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         """The answer, piece by piece; its completion or cancellation is logged, even if nobody reads a piece of it."""
         deltas = self._answer(routed)
+        await anext(deltas)  # only a generator that has started is told when it is given up
         return deltas
 
     async def _answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:

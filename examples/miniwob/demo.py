@@ -25,7 +25,7 @@ from examples.miniwob.train_router import NEWER
 from services import tables
 from services.client import Client
 
-QUICK, FULL = 400, 1500
+QUICK, FULL = 600, 2000
 _KNOWN_SHARE: Final = 0.25
 _FOLD_PATIENCE_S: Final = 60.0
 

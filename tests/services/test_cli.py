@@ -89,9 +89,10 @@ class TestWithoutAService:
 
     def test_settings_in_force(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("POINTSMAN_SERVER__PORT", "9123")
+        monkeypatch.setenv("POINTSMAN_ROUTER__ALPHA", "0.875")
         said = plain(invoke("settings").output)
         assert "server.port 9123 TCP port to listen on." in said
-        assert "router.alpha 0.3" in said
+        assert "router.alpha 0.875 Weight of" in said
 
     @pytest.mark.parametrize("command", ["bandit", "decisions", "adapters"])
     def test_a_dead_service(
@@ -177,13 +178,13 @@ class TestAgainstAService:
         async with listening(world.app) as url:
             terminal = Terminal(url)
             assert "inbox" in await terminal("adapters", "--key", "pm-operator")
-            with pytest.raises(ServiceError, match="401: missing key"):
-                await asyncio.to_thread(Client(url).get, "/v1/adapters")
+            with Client(url) as client, pytest.raises(ServiceError, match="401: missing key"):
+                await asyncio.to_thread(client.get, "/v1/adapters")
 
     async def test_something_else_that_listens(self, world: World) -> None:
         async with listening(world.app) as url:
-            with pytest.raises(ServiceError, match="does not speak JSON"):
-                await asyncio.to_thread(Client(url).get, "/docs")
+            with Client(url) as client, pytest.raises(ServiceError, match="does not speak JSON"):
+                await asyncio.to_thread(client.get, "/docs")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "png"), ("a.JPG", "jpeg"), ("a.webp", "webp"), ("a", "png")])

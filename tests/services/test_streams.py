@@ -7,9 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Message, Scope
+from starlette.requests import ClientDisconnect
+from starlette.types import Message as ASGIMessage
 
 from cluster.events import Cancellation, Decision
+from services.engine.base import Message, Part, Prompt, Sampling
+from services.router import Call
+from services.sse import AnswerStream
 from tests.services.world import World, chat, eventually, listening
 
 CHAT = "/v1/chat/completions"
@@ -54,26 +58,22 @@ async def test_a_client_that_leaves_before_the_first_piece(world: World) -> None
 
 
 async def test_an_answer_that_nobody_begins_to_read(world: World) -> None:
-    """The connection may be gone when the decision has just been taken."""
-    sent = asyncio.Event()
+    """The connection may be gone when the decision has just been taken; no garbage collector is waited for."""
+    prompt = Prompt((Message("user", (Part(text="open the inbox"),)),))
+    routed = await world.router.route(Call(prompt, world.registry.arms, Sampling(max_tokens=1)))
+    deltas = await world.router.answer(routed)
 
-    async def receive() -> Message:
-        if not sent.is_set():
-            sent.set()
-            return {"type": "http.request", "body": json.dumps(STREAM["json"]).encode(), "more_body": False}
+    async def receive() -> ASGIMessage:
         return {"type": "http.disconnect"}
 
-    async def send(_: Message) -> None:
+    async def send(_: ASGIMessage) -> None:
         raise OSError("the client is gone")
 
-    scope: Scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
-        "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"", "root_path": "", "scheme": "http",
-        "headers": [(b"content-type", b"application/json")], "server": ("pointsman", 80), "client": ("test", 1),
-    }  # fmt: skip
-    with pytest.raises(OSError, match="gone"):
-        await world.app(scope, receive, send)
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}}
+    with pytest.raises(ClientDisconnect):
+        await AnswerStream(routed, world.router.base, deltas, usage=False)(scope, receive, send)
     await cancelled(world)
+    assert [delta async for delta in deltas] == []
 
 
 async def test_a_request_that_is_cancelled_while_it_waits_for_the_answer(world: World) -> None:
