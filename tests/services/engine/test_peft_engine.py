@@ -20,7 +20,7 @@ from services.engine.loading import Checkpoint, load
 from services.engine.peft import PeftEngine
 from services.engine.vision import Vision
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")  # the engine belongs to one event loop
+ONE_LOOP = pytest.mark.asyncio(loop_scope="module")  # the engine belongs to one event loop
 SETTINGS = ModelSettings()
 TOKENS = 24
 GREEDY = Sampling(TOKENS)
@@ -99,6 +99,7 @@ def oracle(model: Any, processor: Any, prompt: Prompt) -> str:
     return str(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
+@ONE_LOOP
 class TestExactness:
     @pytest.mark.parametrize("name", PROMPTS)
     async def test_the_base_answers_as_generate_does(
@@ -144,6 +145,7 @@ class TestExactness:
         np.testing.assert_allclose(found, expected.numpy(), rtol=2e-3, atol=2e-3)
 
 
+@ONE_LOOP
 class TestEncode:
     async def test_only_the_latest_screen_and_the_first_instruction_count(self, engine: PeftEngine) -> None:
         first, last = Part(image=png(6)), Part(image=png(7))
@@ -169,15 +171,6 @@ class TestEncode:
         await say(engine, PROMPTS["two screens"], next(iter(adapters)))
         assert await engine.encode(PROMPTS["two screens"]) == before
 
-    def test_a_screen_is_computed_once_while_it_is_kept(self) -> None:
-        for capacity, expected in ((2, [0, 1]), (0, [0, 0])):
-            vision = Vision(*_vision_parts(), capacity)
-            hits = []
-            for _ in range(2):
-                vision.screen(png(8))
-                hits.append(vision.hits)
-            assert hits == expected
-
     @pytest.mark.parametrize(
         ("prompt", "message"),
         [
@@ -195,6 +188,7 @@ class TestEncode:
         assert await engine.encode(chat(Part(text="Öffne 日本語 \U0001f642 \x00 {}<tool_call>")))
 
 
+@ONE_LOOP
 class TestGenerate:
     async def test_the_length_is_kept_and_told(self, engine: PeftEngine) -> None:
         deltas = [delta async for delta in engine.generate(PROMPTS["text only"], {}, Sampling(3))]
@@ -251,8 +245,18 @@ class TestGenerate:
             await say(engine, PROMPTS["text only"], None)
 
 
+def test_a_screen_is_computed_once_while_it_is_kept() -> None:
+    for capacity, expected in ((2, [0, 1]), (0, [0, 0])):
+        vision = Vision(*_vision_parts(), capacity)
+        hits = []
+        for _ in range(2):
+            vision.screen(png(8))
+            hits.append(vision.hits)
+        assert hits == expected
+
+
 def test_more_blocks_than_the_model_has_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"encode_blocks: 99, expected at most the model's \d+"):
+    with pytest.raises(ValueError, match=r"encode_blocks: 99, expected at most \d+"):
         PeftEngine(SETTINGS.path, {}, encode_blocks=99)
 
 
