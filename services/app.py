@@ -48,7 +48,7 @@ def check(settings: Settings) -> None:
     """Refuse what cannot be served, before anything is started.
 
     Raises ValueError for an address that others can reach while no keys are configured, for adapters that cannot be
-    served, and for a router that cannot be read or knows arms that no adapter stands behind.
+    served, for a fixed arm that there is not, and for a router that cannot be read or that routes to unknown adapters.
     """
     if not settings.server.is_loopback and not settings.auth.keys:
         raise ValueError(
@@ -56,6 +56,9 @@ def check(settings: Settings) -> None:
             "expected at least one key, or a loopback address (`pointsman key` makes one)"
         )
     registry = Registry(settings.model.adapters)
+    if settings.router.policy == "fixed" and settings.router.fixed_arm not in registry.arms:
+        expected = ", ".join(registry.arms)
+        raise ValueError(f"router.fixed_arm: {settings.router.fixed_arm!r} is unknown, expected one of {expected}")
     if not (settings.router.path / "router.json").is_file():
         raise ValueError(f"router.path: {settings.router.path} has no router.json, expected a trained router")
     unknown = set(ContextMap.load(settings.router.path).arms) - set(registry.arms)
@@ -81,6 +84,10 @@ class ModelDeployment(ModelReplica):
             encode_blocks=model.encode_blocks,
             image_cache=model.image_cache,
         )
+        expected = ContextMap.load(settings.router.path).input_dimension
+        if engine.feature_size != expected:
+            found = f"{model.path} has {engine.feature_size}"
+            raise ValueError(f"router.path: {settings.router.path} was trained on {expected} features, {found}")
         super().__init__(engine, serve.get_replica_context().replica_id.unique_id)
 
 

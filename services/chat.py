@@ -63,7 +63,7 @@ class ChatReader:
                     size += len(chunk)
                     if size > self._limits.body_bytes:
                         raise _invalid(field, f"{str(url)[:80]!r} is larger than {self._limits.body_bytes} bytes")
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OverflowError) as error:
             raise _invalid(field, f"{str(url)[:80]!r} cannot be fetched: {error}") from None
         return b"".join(chunks)
 

@@ -48,8 +48,8 @@ def serve(
 
     settings = _settings(
         server={"host": host, "port": port},
-        model={"path": model, "adapters": adapters},
-        router={"path": router},
+        model={"path": _resolved(model), "adapters": adapters and adapters.resolve()},
+        router={"path": router and router.resolve()},
         store={"data_dir": data},
     )
     stop = threading.Event()
@@ -165,6 +165,11 @@ def new_key(
     console.print(f"Key, shown once:  {secret}", soft_wrap=True)
     entry = {"name": name, "sha256": key_hash(secret), "scopes": scopes}
     console.print(f"For auth.keys:    - {json.dumps(entry)}", soft_wrap=True, markup=False)
+
+
+def _resolved(model: str | None) -> str | None:
+    """A directory as the Ray workers see it; the name of a hub model as it is."""
+    return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
 def _settings(**groups: dict[str, Any]) -> Settings:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from cluster.events import ArmRegistered, Cancellation, Decision, Event, Feedback, Timeout
+from cluster.events import ArmRegistered, Cancellation, Completion, Decision, Event, Feedback, Timeout
 from cluster.learner_store import LedgerRow
 from policies.checks import Array
 from policies.context import ContextMap
@@ -44,7 +44,7 @@ class Fold:
         for event in events:
             if isinstance(event, Feedback):
                 ids.update(event.members)
-            elif isinstance(event, Cancellation | Timeout):
+            elif isinstance(event, Completion | Cancellation | Timeout):
                 ids.add(event.decision_id)
         return ids
 
@@ -57,8 +57,11 @@ class Fold:
                 for member in event.members:
                     self._settle(member, "timed_out", event.time, ledger)
             case Feedback():
-                for member in event.members:
-                    self._observe(event, member, ledger)
+                counted = [member for member in event.members if self._counts(member, event, ledger)]
+                for member in counted:
+                    self._observe(event, member, len(counted), ledger)
+            case Completion():
+                self._complete(event.decision_id, ledger)
             case Cancellation():
                 self._settle(event.decision_id, "cancelled", event.time, ledger)
             case Timeout():
@@ -76,17 +79,30 @@ class Fold:
         self._decisions[decision.id] = decision
         self.rows[decision.id] = LedgerRow(tick=tick, arm=decision.arm, status="pending", weight=1.0, rewards={})
 
-    def _observe(self, feedback: Feedback, decision_id: str, ledger: Ledger) -> None:
+    def _counts(self, decision_id: str, feedback: Feedback, ledger: Ledger) -> bool:
+        """Whether feedback says something of a decision: not if its window closed, nor of a step that was not taken."""
+        found = self._find(decision_id, ledger)
+        if found is None:
+            return False
+        row = found[1]
+        closed = row.status == "timed_out" or (row.status == "cancelled" and feedback.episode_id is not None)
+        return bool(row.rewards) or not closed
+
+    def _complete(self, decision_id: str, ledger: Ledger) -> None:
+        """A retry finished what an earlier attempt had given up: the step was taken after all."""
+        found = self._find(decision_id, ledger)
+        if found and found[1].status == "cancelled":
+            self.rows[decision_id] = found[1].model_copy(update={"status": "censored"})
+
+    def _observe(self, feedback: Feedback, decision_id: str, members: int, ledger: Ledger) -> None:
         found = self._find(decision_id, ledger)
         if found is None:
             return
         decision, row = found
-        if not row.rewards and (row.status == "timed_out" or (feedback.episode_id and row.status == "cancelled")):
-            return  # closed before it had an outcome; an episode says nothing of a step that was not taken
         rewards = {source: reward for source, reward in row.rewards.items() if source != feedback.source}
         if not feedback.truncated and feedback.reward is not None:
             rewards[feedback.source] = feedback.reward
-        weight = row.weight if row.rewards else 1.0 / len(feedback.members)
+        weight = row.weight if row.rewards else 1.0 / members
         status = "matured" if rewards else "censored"
         updated = row.model_copy(update={"rewards": rewards, "weight": weight, "status": status})
         self._learn(decision, row, updated, feedback.time)

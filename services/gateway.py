@@ -35,6 +35,7 @@ from services.schemas import (
 )
 
 T = TypeVar("T")
+_LEARNER_PATIENCE_S = 30.0
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
@@ -203,6 +204,8 @@ def _add_operations(app: FastAPI, router: Router, metrics: Metrics) -> None:
         if not state.alive:
             raise ApiError(503, "no Learner has started yet", code="not_ready", retry_after_s=1)
         age = time.time() - state.alive
+        if age > _LEARNER_PATIENCE_S:
+            raise ApiError(503, f"the Learner was last seen {age:.0f} s ago", code="learner_away", retry_after_s=1)
         return {"status": "ready", "learner_age_s": round(age, 3), "store_warnings": durability.warnings}
 
     @app.get("/metrics", tags=["operations"], response_model=None)

@@ -6,6 +6,8 @@ import os
 import socket
 from collections.abc import Iterator
 
+from pydantic import SecretStr
+
 from cluster.redis_server import RedisServer
 from cluster.settings import Settings
 
@@ -25,9 +27,13 @@ def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
     from services.app import build, check
 
     check(settings)
+    if address and not settings.store.external_url:
+        raise ValueError("store.url is empty, expected a Redis that every node of the cluster reaches")
     _refuse_taken_port(settings)
     with _store(settings) as url:
-        application = build(settings.model_copy(update={"store": settings.store.model_copy(update={"url": url})}))
+        application = build(
+            settings.model_copy(update={"store": settings.store.model_copy(update={"url": SecretStr(url)})})
+        )
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
@@ -39,7 +45,8 @@ def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
                 }
             )
             serve.run(application, name=_APPLICATION, route_prefix="/")
-            yield f"http://{settings.server.host}:{settings.server.port}"
+            host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+            yield f"http://{host}:{settings.server.port}"
         finally:
             with contextlib.suppress(Exception):  # what is gone already needs no ending
                 serve.delete(_APPLICATION)
@@ -57,7 +64,8 @@ def _store(settings: Settings) -> Iterator[str]:
 
 
 def _refuse_taken_port(settings: Settings) -> None:
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in settings.server.host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.server.host, settings.server.port))

@@ -29,13 +29,13 @@ class ModelReplica:
 
     async def encode(self, prompt: Prompt) -> Encoded:
         features = await self._engine.encode(prompt)
-        return Encoded(features, self._engine.resident, self._replica)
+        return Encoded(features, self._engine.resident)
 
     async def generate(
         self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
     ) -> AsyncGenerator[Delta, None]:
         async for delta in self._engine.generate(prompt, gates, sampling):
-            yield delta
+            yield delta._replace(replica=self._replica) if delta.finish_reason else delta
 
 
 class RemoteModel:

@@ -46,7 +46,6 @@ class Routed(NamedTuple):
 
     call: Call
     decision: Decision
-    replica: str
     fresh: bool
 
     @property
@@ -120,7 +119,7 @@ class Router:
         if call.is_retry and call.request_key:
             earlier = await self.store.decision_of_request(call.request_key)
             if earlier:
-                return Routed(call, earlier, "", fresh=False)
+                return Routed(call, earlier, fresh=False)
         id_ = _new_id()
         considered = await self.consider(call, seed=call.episode or id_)
         decision = self._decision(id_, call, considered)
@@ -133,7 +132,7 @@ class Router:
             raise
         if decided.fresh:
             self.snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
-        return Routed(call, decided.decision, considered.encoded.replica, decided.fresh)
+        return Routed(call, decided.decision, decided.fresh)
 
     async def consider(self, call: Call, *, seed: str) -> Considered:
         """What the policy would choose. Raises InvalidPrompt. Nothing is logged."""
@@ -247,7 +246,7 @@ def _completion(routed: Routed, last: Delta, latency_ms: float, first_ms: float 
         prompt_tokens=last.prompt_tokens,
         completion_tokens=last.completion_tokens,
         finish_reason=str(last.finish_reason),
-        replica=routed.replica,
+        replica=last.replica,
     )
 
 

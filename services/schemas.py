@@ -74,7 +74,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A chat completion request. Fields that would change the answer but are not served are refused."""
+    """A chat completion request. `n`, `logprobs`, `tools` and `response_format` may ask for nothing special."""
 
     model: str = "auto"
     messages: list[ChatMessage] = Field(min_length=1)

@@ -24,9 +24,13 @@ end
 
 local value = ARGV[4] .. '|' .. ARGV[5]
 local earlier = redis.call('HGET', KEYS[4], ARGV[3])
+local was_late = earlier and earlier:sub(-5) == '|late'
+local said = was_late and earlier:sub(1, -6) or earlier
 local status = 'recorded'
-if earlier == value then
+if said == value then
   status = 'duplicate'
+elseif was_late then
+  status = 'late' -- what was not learned cannot be corrected
 elseif earlier then
   status = 'corrected'
 elseif time > deadline then
@@ -37,7 +41,7 @@ if status == 'duplicate' then
   return status
 end
 
-redis.call('HSET', KEYS[4], ARGV[3], value)
+redis.call('HSET', KEYS[4], ARGV[3], value .. (status == 'late' and '|late' or ''))
 redis.call('EXPIRE', KEYS[4], ARGV[8])
 for _, id in ipairs(members) do
   redis.call('ZREM', KEYS[2], id)

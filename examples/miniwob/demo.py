@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cluster.redis_server import free_port
+from cluster.redis_server import RedisServer, free_port
 from cluster.settings import Settings
 from examples.miniwob.comparison import LAST, Line, agreement, compare
 from examples.miniwob.episodes import load_all
 from examples.miniwob.outcomes import Outcomes
+from examples.miniwob.paths import ADAPTERS, MODEL, ROUTER
 from examples.miniwob.traffic import Agents, Served, schedule
 from examples.miniwob.train_router import NEWER
 from services import tables
@@ -54,6 +55,8 @@ def main(
 
     First come families that the supervised router was trained on, then also families whose adapter is newer than it.
     """
+    if json_file and not json_file.resolve().parent.is_dir():
+        raise typer.BadParameter(f"--json {json_file}: no such directory")
     with _service() as url:
         result = asyncio.run(_drive(url, QUICK if quick else FULL, seed, concurrency, delay))
         state = _settled(Client(url), result["feedback"]["recorded"])
@@ -73,13 +76,25 @@ def _service() -> Iterator[str]:
     from services.launch import running  # Ray takes seconds to import
 
     with tempfile.TemporaryDirectory(prefix="pointsman-demo-") as data, contextlib.ExitStack() as stack:
-        settings = Settings.model_validate({"server": {"port": free_port()}, "store": {"data_dir": data}})
         with console.status("Starting Redis, Ray and Serve, loading the model…"):
             started = time.monotonic()
-            url = stack.enter_context(running(settings))
+            redis = stack.enter_context(RedisServer(data))  # its own, whatever store the environment names
+            url = stack.enter_context(running(_settings(redis.url)))
         console.print(f"Serving at {url} after {time.monotonic() - started:.0f} s", highlight=False)
         yield url
         console.print("Stopping…")
+
+
+def _settings(redis_url: str) -> Settings:
+    """The embedded world on a free port; policy and learning as the environment and the file say."""
+    return Settings.model_validate(
+        {
+            "server": {"host": "127.0.0.1", "port": free_port()},
+            "model": {"path": str(MODEL), "adapters": ADAPTERS},
+            "router": {"path": ROUTER},
+            "store": {"url": redis_url, "prefix": "pointsman-demo:"},
+        }
+    )
 
 
 async def _drive(url: str, n: int, seed: int, concurrency: int, delay: int) -> dict[str, Any]:

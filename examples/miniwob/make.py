@@ -1,15 +1,16 @@
 """Make the example again from nothing, in order: screens, base, adapters, router, outcomes."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
 from examples.miniwob.families import KEPT
-from examples.miniwob.paths import ADAPTERS, EPISODES, MODEL, ROUTER
+from examples.miniwob.paths import ADAPTERS, DATA, EPISODES, MODEL, ROUTER, WORLD
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,11 @@ class Step:
 
     module: str
     is_done: Callable[[], bool]
+    options: tuple[str, ...] = ()
 
     def run(self) -> None:
         """Run the module in a process of its own; CalledProcessError where it fails."""
-        subprocess.run([sys.executable, "-m", f"examples.miniwob.{self.module}"], check=True)
+        subprocess.run([sys.executable, "-m", f"examples.miniwob.{self.module}", *self.options], check=True)
 
 
 STEPS: Final = (
@@ -29,15 +31,19 @@ STEPS: Final = (
     Step("train_base", lambda: (MODEL / "model.safetensors").exists()),
     Step("train_adapters", lambda: all((ADAPTERS / family).exists() for family in KEPT)),
     Step("train_router", lambda: (ROUTER / "router.json").exists()),
-    Step("outcomes", lambda: False),
+    Step("outcomes", lambda: False, ("--save",)),
 )
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def make() -> None:
+def make(
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the world and all working data first.")] = False,
+) -> None:
     """Run every step that is not done; killed, it goes on where it was."""
+    for folder in (WORLD, DATA) if fresh else ():
+        shutil.rmtree(folder, ignore_errors=True)
     for step in STEPS:
         if step.is_done():
             typer.echo(f"{step.module}: done")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import typer
 from rich.console import Console
@@ -100,15 +100,18 @@ def matrix(outcomes: Outcomes) -> Table:
 
 
 @app.command()
-def main() -> None:
-    """Measure every arm on every recorded episode, write outcomes.json, print arms × families."""
+def main(
+    save: Annotated[bool, typer.Option("--save", help="Write the table to world/outcomes.json.")] = False,
+) -> None:
+    """Measure every arm on every recorded episode and print arms × families."""
     registry = Registry(ADAPTERS)
     engine = PeftEngine(str(MODEL), registry.paths, max_batch=_BATCH)
     try:
         outcomes = asyncio.run(measure(engine, registry, load_all()))
     finally:
         engine.close()
-    outcomes.save()
+    if save:
+        outcomes.save()
     Console(width=160).print(matrix(outcomes))
 
 

@@ -75,16 +75,16 @@ class Encoded(NamedTuple):
 
     features: bytes  # raw h, float16 [D]: text ‖ vision ‖ has_image
     resident: tuple[str, ...]  # adapters that need no page-in here
-    replica: str
 
 
 class Delta(NamedTuple):
-    """A piece of the answer. The last one has a finish reason and the token counts."""
+    """A piece of the answer. The last one has a finish reason, the token counts and the replica."""
 
     text: str
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    replica: str = ""
 
 
 class Engine(ABC):

@@ -191,6 +191,15 @@ class TestFeedback:
         assert await store.post_timeouts(NOW + 10 * WINDOW_S) == 1
         assert await timeouts(store) == ["other"]
 
+    async def test_another_word_after_a_late_one_is_late_too(self, store: Store, make_decision: MakeDecision) -> None:
+        await store.decide(make_decision("d1"))
+        after = NOW + WINDOW_S + 1
+        assert await give(store, reward("d1", 0.5, at=after)) == ["late"]
+        assert await give(store, reward("d1", 0.5, at=after), reward("d1", 1.0, at=after)) == ["duplicate", "late"]
+        stored = await store.decision("d1")
+        assert stored is not None
+        assert stored.observations == {"judge": Observation(1.0, False)}
+
     async def test_an_episode_is_late_after_its_last_deadline(self, store: Store, make_decision: MakeDecision) -> None:
         await store.decide(make_decision("d0", episode="e"))
         await store.decide(make_decision("d1", episode="e", time=NOW + 5))

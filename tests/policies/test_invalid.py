@@ -42,12 +42,6 @@ def test_requests(
         policy.decide(Context(change.get("x", context().x), {}), eligible=eligible, costs=costs, seed="s")
 
 
-def test_fixed_arm_that_is_not_eligible() -> None:
-    policy = create("fixed", posterior(), PolicyConfig(fixed_arm="claims"))
-    with pytest.raises(ValueError, match=r"fixed_arm is 'claims', expected one of .*'inbox'"):
-        policy.decide(context(), eligible=["inbox"], costs={}, seed="s")
-
-
 def test_policy_names() -> None:
     with pytest.raises(ValueError, match=r"policy is 'best', expected one of \['fixed', 'linucb', 'mlp'\]"):
         create("best", posterior(), PolicyConfig())

@@ -79,3 +79,9 @@ def test_fixed_serves_one_arm_and_still_tells_what_it_believed() -> None:
     choice = policy.decide(context(0), eligible=ARMS, costs={}, seed="s")
     assert (choice.arm, choice.propensity, choice.explored, choice.supervised) == ("inbox", 1.0, False, "claims")
     assert choice.means.argmax() == 0
+
+
+def test_where_the_fixed_arm_is_ruled_out_the_best_of_the_rest_serves() -> None:
+    policy = create("fixed", posterior(), PolicyConfig(fixed_arm="inbox"))
+    choice = policy.decide(context(0), eligible=[arm for arm in ARMS if arm != "inbox"], costs={}, seed="s")
+    assert (choice.arm, choice.propensity) == (choice.arms[int(choice.scores.argmax())], 1.0)

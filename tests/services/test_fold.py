@@ -44,6 +44,12 @@ def reward(target: str, value: float | None, *members: str, source: str = "judge
     return Feedback.model_validate({"time": 2.0, "source": source} | goal | filled | more)
 
 
+def completion(id_: str) -> Completion:
+    return Completion(
+        time=2.0, decision_id=id_, latency_ms=1.0, prompt_tokens=1, completion_tokens=1, finish_reason="stop"
+    )
+
+
 class Ledger:
     """Folds events in batches, with what earlier batches left in the ledger."""
 
@@ -188,6 +194,22 @@ class TestEpisodes:
         ledger.take(decision("d1"), Cancellation(time=1.0, decision_id="d1", reason="gone"))
         ledger.take(reward("e", 1.0, "d1"))
         assert (counts(ledger["inbox"]), ledger.rows["d1"].status) == ((1, 0, 0, 0.0), "cancelled")
+
+    def test_a_step_that_was_not_taken_does_not_dilute_the_others(self, ledger: Ledger) -> None:
+        ledger.take(decision("d1"), decision("d2"), Cancellation(time=1.0, decision_id="d1", reason="gone"))
+        ledger.take(reward("e", 1.0, "d1", "d2"))
+        assert (ledger.rows["d2"].weight, ledger.rows["d2"].status) == (1.0, "matured")
+
+    def test_a_step_that_a_retry_finished_was_taken(self, ledger: Ledger) -> None:
+        ledger.take(decision("d1"), Cancellation(time=1.0, decision_id="d1", reason="gone"))
+        ledger.take(completion("d1"))
+        assert counts(ledger["inbox"]) == (1, 0, 0, 0.0)
+        ledger.take(reward("e", 1.0, "d1"))
+        assert (counts(ledger["inbox"]), ledger.rows["d1"].status) == ((1, 0, 1, 1.0), "matured")
+
+    def test_a_completion_changes_nothing_else(self, ledger: Ledger) -> None:
+        ledger.take(decision("d1"), completion("d1"))
+        assert (counts(ledger["inbox"]), ledger.rows["d1"].status) == ((1, 1, 0, 0.0), "pending")
 
 
 class TestEndings:

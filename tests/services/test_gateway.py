@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from typing import Any
 
 import httpx
@@ -231,6 +232,8 @@ class TestOperations:
         assert await world.get("/healthz") == {"status": "ok"}
         assert (await world.http.get("/readyz")).status_code == 503
         await world.store.heartbeat(1.0)
+        assert (await world.http.get("/readyz")).status_code == 503
+        await world.store.heartbeat(time.time() - 2)
         ready = await world.get("/readyz")
         assert ready["status"] == "ready"
         assert ready["learner_age_s"] > 0

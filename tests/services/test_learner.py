@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -133,7 +134,10 @@ async def test_a_running_one_ends_when_another_takes_over(world: World) -> None:
 async def test_a_commit_whose_answer_is_lost_counts_once(world: World) -> None:
     """The client sends it again; the server knows it."""
     await traffic(world)
-    async with Outage(world.settings.store.url, "answer", refusals=0) as outage, way(world, outage.url) as shaky:
+    async with (
+        Outage(world.settings.store.url.get_secret_value(), "answer", refusals=0) as outage,
+        way(world, outage.url) as shaky,
+    ):
         unlucky = learner(world, store=shaky)
         await unlucky.start(world.registry)
         await unlucky.step()
@@ -151,7 +155,7 @@ async def test_a_running_one_survives_an_outage(
 ) -> None:
     """The store goes away when something was folded; it may be away still at the first attempt to begin again."""
     await traffic(world)
-    outage = Outage(world.settings.store.url, lost, refusals)
+    outage = Outage(world.settings.store.url.get_secret_value(), lost, refusals)
     async with outage, way(world, outage.url, patient=False) as shaky:
         with caplog.at_level(logging.CRITICAL):
             running = asyncio.create_task(learner(world, store=shaky).run(world.registry))
@@ -270,7 +274,7 @@ class Outage:
 @contextlib.asynccontextmanager
 async def way(world: World, url: str, *, patient: bool = True) -> AsyncIterator[Store]:
     """The world's store over another way; without patience its client tries everything once."""
-    store = world.settings.store.model_copy(update={"url": url})
+    store = world.settings.store.model_copy(update={"url": SecretStr(url)})
     made = make_store(world.settings.model_copy(update={"store": store}))
     if not patient:
         made._redis.connection_pool.connection_kwargs["retry"] = Retry(NoBackoff(), 0)

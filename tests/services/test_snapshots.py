@@ -182,7 +182,9 @@ async def test_following_waits_for_versions(world: World, follower: SnapshotFoll
 
 async def test_an_empty_store_is_the_supervised_router(make_settings: Any, contexts: ContextMap, x: Rows) -> None:
     settings = make_settings()
-    async with Store(settings.store.url, settings.store.prefix, reward_window_s=1, retention_s=1) as empty:
+    async with Store(
+        settings.store.url.get_secret_value(), settings.store.prefix, reward_window_s=1, retention_s=1
+    ) as empty:
         cold = make_follower(settings, contexts, empty, ARMS)
         await cold.start(contexts.fingerprint)
         await cold.refresh()

@@ -113,7 +113,7 @@ def chat(text: str = "open the calendar", **body: Any) -> Json:
 
 def make_store(settings: Settings) -> Store:
     return Store(
-        settings.store.url,
+        settings.store.external_url or "",
         settings.store.prefix,
         reward_window_s=settings.learner.reward_window_s,
         retention_s=settings.store.retention_s,

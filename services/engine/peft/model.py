@@ -116,6 +116,8 @@ class PeftModelRunner:
         return self._tokenizer.encode(prompt, screens, generate=generate)
 
     def _admit(self, request: Request) -> _Row | None:
+        if request.cancelled():
+            return None
         try:
             tokens = self._tokens(request.prompt, generate=True)
         except Exception as error:  # one that cannot be read must not leave the others waiting
