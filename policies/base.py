@@ -81,10 +81,10 @@ class PolicyConfig:
     without labelled examples counts as plausible.  fixed_arm: what the policy "fixed" serves.
     """
 
-    alpha: float = 0.5
-    epsilon_supervised: float = 0.05
-    epsilon_uniform: float = 0.05
-    cost_per_ms: float = 0.0
+    alpha: float = 0.2
+    epsilon_supervised: float = 0.02
+    epsilon_uniform: float = 0.03
+    cost_per_ms: float = 0.0001
     burn_in: int = 20
     fixed_arm: str = "base"
 

@@ -19,11 +19,11 @@ class LearningConfig:
     about a new arm counts as.  new_arm_mean: that guess, in reward.  version_carry: what is kept at new weights.
     """
 
-    discount: float = 0.999
-    ridge: float = 0.1
-    prior_weight: float = 200.0
+    discount: float = 0.998
+    ridge: float = 1.0
+    prior_weight: float = 100.0
     prior_wrong: float = 0.1
-    new_arm_weight: float = 2.0
+    new_arm_weight: float = 1.0
     new_arm_mean: float = 0.5
     version_carry: float = 0.5
 

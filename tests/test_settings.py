@@ -7,6 +7,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from cluster.settings import Settings
+from policies.base import PolicyConfig
+from policies.prior import LearningConfig
 from services.configuration import learning_config, policy_config
 from services.tables import settings_markdown
 
@@ -65,6 +67,11 @@ def test_every_setting_is_read_by_something_that_runs() -> None:
     """A setting that no code outside its declaration looks up cannot have an effect."""
     found = [(group, name) for group, name in fields() if f"{group}.{name}" not in lookups()]
     assert found == []
+
+
+def test_the_policies_alone_start_from_the_same_values() -> None:
+    assert policy_config(Settings()) == PolicyConfig()
+    assert learning_config(Settings()) == LearningConfig()
 
 
 def test_the_environment_overrides_the_file_and_arguments_override_both(

@@ -74,7 +74,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate_at(self._step)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
         self._optimizer.step()
         return loss.item()

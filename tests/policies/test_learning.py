@@ -61,7 +61,7 @@ def test_a_worse_new_arm_costs_little() -> None:
         return 0.9 if arm == family else 0.1
 
     belief = posterior("new")
-    served = live(belief, create("linucb", belief, PolicyConfig()), 800, reward, seed=2)
+    served = live(belief, create("linucb", belief, PolicyConfig(alpha=0.5, epsilon_uniform=0.05)), 800, reward, seed=2)
     assert sum(family == arm for family, arm in served[-300:]) / 300 > 0.88
     assert belief.statistics("new").pulls >= 20
 
