@@ -15,8 +15,8 @@ from rich.markup import escape
 
 from cluster.settings import CHECKOUT, Scope, Settings
 from services import tables
-from services.auth import key_hash
 from services.client import Client, user_message
+from services.edge.auth import key_hash
 
 app = typer.Typer(
     help="Route computer-use requests to LoRA adapters of one Qwen3-VL, and learn online which is right.",

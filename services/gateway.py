@@ -13,14 +13,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.events import Feedback
 from cluster.settings import Scope, Settings
-from services import inspection, sse
-from services.auth import Caller, Gatekeeper
-from services.chat import ChatReader
+from services import inspection
+from services.edge import sse
+from services.edge.auth import Caller, Gatekeeper
+from services.edge.chat import ChatReader
+from services.edge.errors import ApiError, answer_errors
+from services.edge.metrics import Metrics
+from services.edge.middleware import BodyLimit, measure
+from services.edge.model_names import ModelNames
 from services.engine.base import Sampling
-from services.errors import ApiError, answer_errors
-from services.metrics import Metrics
-from services.middleware import BodyLimit, measure
-from services.models import ModelNames
 from services.router import Call, Router, arm_scores
 from services.schemas import (
     ChatRequest,

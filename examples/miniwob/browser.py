@@ -3,7 +3,6 @@
 import base64
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from examples.miniwob.families import Family
+from examples.miniwob.screens import Played
 
 SIDE: Final = 160
 """Width and height of the task area, in pixels."""
@@ -69,20 +69,6 @@ return {
     scene: scene.map(([label, e]) => [label, area(e)]),
 };
 """
-
-
-@dataclass(frozen=True)
-class Played:
-    """What a page says about one seed; boxes are (x0, y0, x1, y1) in pixels of the task area.
-
-    answers: for each right answer, the box to aim at and its clickable pixels as runs (y, x0, x1), x1 exclusive.
-    scene: label and box of each thing to read.
-    """
-
-    instruction: str
-    answers: list[tuple[list[float], list[list[int]]]]
-    scene: list[tuple[str, list[float]]]
-    png: bytes
 
 
 class Page:

@@ -19,10 +19,10 @@ from cluster.redis_server import RedisServer, free_port
 from cluster.settings import Settings
 from examples.miniwob.comparison import LAST, Line, agreement, compare
 from examples.miniwob.episodes import load_all
+from examples.miniwob.families import NEWER
 from examples.miniwob.outcomes import Outcomes
 from examples.miniwob.paths import ADAPTERS, MODEL, ROUTER
 from examples.miniwob.traffic import Agents, Served, schedule
-from examples.miniwob.train_router import NEWER
 from services import tables
 from services.client import Client
 

@@ -105,3 +105,5 @@ _ALL: Final = (
 FAMILIES: Final = {family.name: family for family in _ALL}
 KEPT: Final = tuple(family.name for family in _ALL if family.kept)
 """The families with published adapters and episodes."""
+NEWER: Final = ("click-color", "identify-shape")
+"""Families whose adapter came after the router was trained: no example of theirs is in its data."""

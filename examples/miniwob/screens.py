@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from PIL import Image
 
-from examples.miniwob.browser import Played
 from examples.miniwob.episodes import SCALE, Box, from_pixel, to_pixel
 
 _GRID: Final = 10
@@ -21,6 +20,20 @@ _COLOURS: Final = 64
 
 Run = tuple[int, int, int]
 """y, x0, x1: clickable pixels x0 <= x < x1 of the row y."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a page says about one seed; boxes are (x0, y0, x1, y1) in pixels of the task area.
+
+    answers: for each right answer, the box to aim at and its clickable pixels as runs (y, x0, x1), x1 exclusive.
+    scene: label and box of each thing to read.
+    """
+
+    instruction: str
+    answers: list[tuple[list[float], list[list[int]]]]
+    scene: list[tuple[str, list[float]]]
+    png: bytes
 
 
 @dataclass(frozen=True)

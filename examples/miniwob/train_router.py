@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cluster.settings import Settings
 from examples.miniwob.episodes import Episode, load_all
+from examples.miniwob.families import NEWER
 from examples.miniwob.outcomes import answer, prompt
 from examples.miniwob.paths import ADAPTERS, DATA, MODEL, ROUTER
 from examples.miniwob.reporting import log_to, progress_bar
@@ -27,9 +28,6 @@ from services.adapters.registry import BASE, Registry
 from services.configuration import learning_config
 from services.engine.base import Engine
 from services.engine.peft import PeftEngine
-
-NEWER: Final = ("click-color", "identify-shape")
-"""Families whose adapter came after the router was trained: no example of theirs is in its data."""
 
 app = typer.Typer(add_completion=False)
 

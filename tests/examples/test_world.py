@@ -10,9 +10,10 @@ import pytest
 from safetensors import safe_open
 
 from examples.miniwob.episodes import Episode, load_all
+from examples.miniwob.families import NEWER
 from examples.miniwob.outcomes import Outcomes, answer
 from examples.miniwob.paths import ADAPTERS, MODEL, ROUTER
-from examples.miniwob.train_router import NEWER, judge, read_features
+from examples.miniwob.train_router import judge, read_features
 from policies.context import ContextMap
 from services.adapters.registry import BASE, Registry
 from services.engine.peft import PeftEngine

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.auth import key_hash
+from services.edge.auth import key_hash
 
 
 def keys(*names: str, scopes: tuple[str, ...] = ("infer", "feedback", "admin")) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ import pytest
 
 from cluster.events import Decision, Feedback
 from cluster.settings import AuthSettings
-from services.auth import ANONYMOUS, Gatekeeper, key_hash
-from services.errors import ApiError
+from services.edge.auth import ANONYMOUS, Gatekeeper, key_hash
+from services.edge.errors import ApiError
 from tests.services.auth_keys import bearer, keys
 from tests.services.conftest import MakeWorld
 from tests.services.world import World, chat

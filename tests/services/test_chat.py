@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cluster.settings import LimitSettings
-from services.chat import ChatReader
-from services.errors import ApiError
+from services.edge.chat import ChatReader
+from services.edge.errors import ApiError
 from services.schemas import ChatRequest
 from tests.services.images import data_url, encoded, image_part
 

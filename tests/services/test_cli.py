@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from services.auth import key_hash
 from services.cli import app, main
 from services.client import Client, ServiceError, user_message
+from services.edge.auth import key_hash
 from tests.services.auth_keys import keys
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES

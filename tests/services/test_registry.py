@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from services.adapters.registry import InvalidAdapter, Registry
-from services.errors import ApiError
-from services.models import ModelNames
+from services.edge.errors import ApiError
+from services.edge.model_names import ModelNames
 from tests.services.fakes import FAMILIES
 from tests.services.world import write_adapter, write_adapters
 

@@ -11,9 +11,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message as ASGIMessage
 
 from cluster.events import Cancellation, Decision
+from services.edge.sse import AnswerStream
 from services.engine.base import Message, Part, Prompt, Sampling
 from services.router import Call
-from services.sse import AnswerStream
 from tests.services.world import World, chat, eventually, listening
 
 CHAT = "/v1/chat/completions"

@@ -7,8 +7,8 @@ import httpx
 from PIL import Image, UnidentifiedImageError
 
 from cluster.settings import LimitSettings
+from services.edge.errors import ApiError
 from services.engine.base import Message, Part, Prompt
-from services.errors import ApiError
 from services.schemas import ChatMessage, ChatRequest, ImagePart, ImageUrl, TextPart
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.errors import ApiError
-from services.metrics import Metrics
+from services.edge.errors import ApiError
+from services.edge.metrics import Metrics
 
 
 class BodyLimit:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from services.adapters.registry import AUTO, BASE, Registry
-from services.errors import ApiError
+from services.edge.errors import ApiError
 
 
 class ModelNames:

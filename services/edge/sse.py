@@ -10,8 +10,8 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from services.edge.errors import ApiError
 from services.engine.base import Delta
-from services.errors import ApiError
 from services.router import Routed
 
 log = logging.getLogger(__name__)

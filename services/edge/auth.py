@@ -5,7 +5,7 @@ import hmac
 from typing import NamedTuple, get_args
 
 from cluster.settings import AuthSettings, Scope
-from services.errors import ApiError
+from services.edge.errors import ApiError
 
 
 class Caller(NamedTuple):
