@@ -11,12 +11,12 @@ from typing import Annotated, Final
 
 import typer
 
-from examples.miniwob.browser import Page, Played, open_page
+from examples.miniwob.browser import Page, open_page
 from examples.miniwob.episodes import Episode, to_pixel
 from examples.miniwob.families import FAMILIES, KEPT
 from examples.miniwob.paths import DATA, EPISODES
 from examples.miniwob.reporting import log_to, progress_bar
-from examples.miniwob.screens import Screen, read_screens, to_screen
+from examples.miniwob.screens import Played, Screen, read_screens, to_screen
 
 CHUNK: Final = 250
 """Seeds a job: one browser, one file, and the most work that a kill can lose."""
