@@ -1,0 +1,70 @@
+"""What cannot be served is refused before anything is started."""
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.settings import Settings
+from services.app import build, check
+from services.edge.auth import key_hash
+from services.launch import running
+
+KEY = {"name": "agents", "sha256": key_hash("secret"), "scopes": ["infer"]}
+
+
+def settings(**groups: dict[str, Any]) -> Settings:
+    return Settings.model_validate(groups)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "box.example"])
+def test_an_open_address_needs_keys(host: str) -> None:
+    with pytest.raises(ValueError, match=rf"server.host is '{host}'.*auth.keys is empty"):
+        build(settings(server={"host": host}))
+    build(settings(server={"host": host}, auth={"keys": [KEY]}))
+
+
+def test_loopback_needs_none() -> None:
+    check(settings())
+
+
+def test_a_fixed_arm_must_exist() -> None:
+    check(settings(router={"policy": "fixed"}))
+    with pytest.raises(ValueError, match=r"router.fixed_arm: 'nobody' is unknown, expected one of base, "):
+        check(settings(router={"policy": "fixed", "fixed_arm": "nobody"}))
+
+
+def test_a_router_must_be_there_and_fit_the_adapters(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"router.path: .* has no router.json"):
+        check(settings(router={"path": tmp_path}))
+    adapters = tmp_path / "adapters"
+    known = next(path for path in sorted(Settings().model.adapters.iterdir()))
+    shutil.copytree(known, adapters / known.name)
+    with pytest.raises(ValueError, match=r"routes to .*, expected adapters of model.adapters"):
+        check(settings(model={"adapters": adapters}))
+
+
+def test_replicas_and_requests_in_flight_are_as_set() -> None:
+    application = build(settings(server={"routers": 3, "max_ongoing": 7}, model={"replicas": 2, "gpus": 0.5}))
+    router = application._bound_deployment
+    model = router.init_args[1]._bound_deployment
+    assert (router.num_replicas, router.max_ongoing_requests) == (3, 7)
+    assert (model.num_replicas, model.ray_actor_options["num_gpus"]) == (2, 0.5)
+
+
+def test_another_cluster_needs_a_store_that_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    with pytest.raises(ValueError, match=r"store\.url is empty"), running(settings(), address="ray-head:6379"):
+        pass
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        wanted = settings(server={"port": port}, store={"data_dir": tmp_path})
+        with pytest.raises(RuntimeError, match=rf"server.port: cannot listen on 127.0.0.1:{port}"), running(wanted):
+            pass
