@@ -47,7 +47,7 @@ def test_a_router_must_be_there_and_fit_the_adapters(tmp_path: Path) -> None:
 
 
 def test_replicas_and_requests_in_flight_are_as_set() -> None:
-    application = build(settings(server={"routers": 3, "max_ongoing": 7}, model={"replicas": 2, "gpus": 0.5}))
+    application: Any = build(settings(server={"routers": 3, "max_ongoing": 7}, model={"replicas": 2, "gpus": 0.5}))
     router = application._bound_deployment
     model = router.init_args[1]._bound_deployment
     assert (router.num_replicas, router.max_ongoing_requests) == (3, 7)
