@@ -1,10 +1,12 @@
 """Tables for people."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -90,10 +92,10 @@ def print_urls(console: Console, url: str) -> None:
         ("/metrics", "Prometheus"),
     ):
         console.print(f"  {url}{path:<12} {what}", highlight=False)
-    body = '{"model":"auto","messages":[{"role":"user","content":"Click on the button."}]}'
+    sample = os.path.relpath(EMBEDDED_WORLD.parent / "request.json")
     console.print("Try it:", highlight=False)
     console.print(
-        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d @{sample}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -147,7 +149,7 @@ def _default(value: object) -> str:
 
 
 def _table(title: str | None, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in columns:
         numeric = column in {"pulls", "pending", "matured", "gate", "mean", "width", "cost ms", "score", "rank", "KiB"}
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
@@ -155,7 +157,7 @@ def _table(title: str | None, *columns: str) -> Table:
 
 
 def _interval(mean: float | None, interval: list[float] | None) -> str:
-    return "–" if mean is None or interval is None else f"{mean:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+    return "–" if mean is None or interval is None else f"{mean:.2f} ({interval[0]:.2f}–{interval[1]:.2f})"
 
 
 def _plus_minus(mean: float | None, width: float | None) -> str:

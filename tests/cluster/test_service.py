@@ -14,7 +14,7 @@ import pytest
 from openai import APIStatusError, AsyncOpenAI, OpenAI
 
 from cluster.redis_server import free_port
-from cluster.settings import Settings
+from cluster.settings import EMBEDDED_WORLD, Settings
 from examples.miniwob.episodes import Episode, load_all
 from services.launch import running
 
@@ -114,9 +114,9 @@ def test_a_stream_says_the_same_as_one_answer(client: OpenAI, episodes: list[Epi
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
-def test_curl_gets_it_too(service: Service, episodes: list[Episode], tmp_path: Path) -> None:
-    body = tmp_path / "body.json"
-    body.write_text(json.dumps({"model": "auto", "messages": episodes[0].messages()}))
+def test_curl_gets_it_too(service: Service) -> None:
+    """With the request that `make serve` suggests."""
+    body = EMBEDDED_WORLD.parent / "request.json"
     command = ["curl", "-s", "-i", f"{service.url}/v1/chat/completions", "-H", "Content-Type: application/json"]
     done = subprocess.run([*command, "-d", f"@{body}"], capture_output=True, text=True, check=True)
     headers, _, answer = done.stdout.replace("\r", "").partition("\n\n")

@@ -147,7 +147,7 @@ class TestAgainstAService:
         await world.fold()
         said = plain(await terminal("bandit"))
         assert "linucb v" in said
-        assert re.search(r"inbox 1 0 1 1\.00 \(0\.21 to 1\.00\) \d\.\d\d ± \d\.\d\d \d+ s ago yes", said)
+        assert re.search(r"inbox 1 0 1 1\.00 \(0\.21–1\.00\) \d\.\d\d ± \d\.\d\d \d+ s ago yes", said)
         assert [arm["arm"] for arm in json.loads(await terminal("bandit", "--json"))["arms"]] == ["base", *FAMILIES]
 
     async def test_decisions(self, world: World, terminal: Terminal) -> None:
