@@ -69,7 +69,6 @@ class Completion(Record):
     decision_id: Id
     latency_ms: float
     first_token_ms: float | None = None
-    page_in_ms: float = 0.0
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str

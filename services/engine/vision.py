@@ -33,18 +33,11 @@ class Vision:
         self._processor = processor
         self._capacity = capacity
         self._screens: OrderedDict[bytes, Screen] = OrderedDict()
-        self.hits = 0
-        self.misses = 0
 
     def screen(self, image: bytes) -> Screen:
         """Features of an encoded image. Raises InvalidPrompt when it cannot be decoded."""
         key = hashlib.blake2b(image, digest_size=16).digest()
-        screen = self._screens.pop(key, None)
-        if screen is None:
-            self.misses += 1
-            screen = self._compute(image)
-        else:
-            self.hits += 1
+        screen = self._screens.pop(key, None) or self._compute(image)
         self._screens[key] = screen
         if len(self._screens) > self._capacity:
             self._screens.popitem(last=False)

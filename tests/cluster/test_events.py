@@ -60,7 +60,6 @@ completions = st.builds(
     decision_id=ID,
     latency_ms=NUMBER,
     first_token_ms=st.none() | NUMBER,
-    page_in_ms=NUMBER,
     prompt_tokens=COUNT,
     completion_tokens=COUNT,
     finish_reason=TEXT,

@@ -246,13 +246,13 @@ class TestGenerate:
 
 
 def test_a_screen_is_computed_once_while_it_is_kept() -> None:
-    for capacity, expected in ((2, [0, 1]), (0, [0, 0])):
-        vision = Vision(*_vision_parts(), capacity)
-        hits = []
-        for _ in range(2):
-            vision.screen(png(8))
-            hits.append(vision.hits)
-        assert hits == expected
+    keeping, forgetful = Vision(*_vision_parts(), 2), Vision(*_vision_parts(), 0)
+    assert keeping.screen(png(8)) is keeping.screen(png(8))
+    assert forgetful.screen(png(8)) is not forgetful.screen(png(8))
+    first = keeping.screen(png(8))
+    for other in (9, 10):
+        keeping.screen(png(other))
+    assert keeping.screen(png(8)) is not first
 
 
 def test_more_blocks_than_the_model_has_are_refused() -> None:
