@@ -2,9 +2,11 @@
 
 import hashlib
 import hmac
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
-from cluster.settings import AuthSettings, Scope
+from fastapi import Depends, Request
+
+from cluster.settings import AuthSettings, Scope, Settings
 from services.edge.errors import ApiError
 
 
@@ -50,3 +52,13 @@ class Gatekeeper:
 def key_hash(token: str) -> str:
     """What the settings store of a key."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def needs(settings: Settings, scope: Scope) -> Any:
+    """A dependency of a route: its caller, who has the scope."""
+    gatekeeper = Gatekeeper(settings.auth)
+
+    def caller(request: Request) -> Caller:
+        return gatekeeper.caller(request.headers.get("authorization"), scope)
+
+    return Depends(caller)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +14,7 @@ from services.engine.base import InvalidPrompt
 from services.schemas import UNION_TAGS
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class ApiError(HTTPException):
@@ -87,3 +88,10 @@ def _validation_error(request: Request, error: RequestValidationError) -> ApiErr
     message = fault["msg"].removeprefix("Value error, ")
     found = "" if fault["type"] in ("missing", "value_error") else f"{repr(fault.get('input'))[:80]}: "
     return ApiError(400, f"{field}: {found}{message}", param=field, code="invalid_value")
+
+
+def found(value: T | None, field: str, name: str | None) -> T:
+    """The value; ApiError 404 where there is none, which names the field and what was asked for."""
+    if value is None:
+        raise ApiError(404, f"{field}: {name!r} is unknown", param=field, code="not_found")
+    return value

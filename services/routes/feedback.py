@@ -1,0 +1,49 @@
+"""Outcomes, as clients learn of them."""
+
+import time
+from collections import Counter
+from typing import Annotated
+
+from fastapi import Body, FastAPI
+
+from cluster.events import Feedback
+from cluster.settings import Settings
+from services.edge.auth import Caller, needs
+from services.edge.errors import ApiError
+from services.edge.metrics import Metrics
+from services.router import Router
+from services.schemas import FeedbackBody, FeedbackItem, FeedbackResponse, FeedbackResult
+
+
+def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> None:
+    gives_feedback = needs(settings, "feedback")
+
+    @app.post("/v1/feedback", tags=["feedback"])
+    async def feedback(body: Annotated[FeedbackBody, Body()], caller: Caller = gives_feedback) -> FeedbackResponse:
+        """Record outcomes, one or many. When this answers, what it says is on disk."""
+        items = body if isinstance(body, list) else [body]
+        if len(items) > settings.limits.feedback_items:
+            expected = f"expected at most {settings.limits.feedback_items}"
+            raise ApiError(400, f"body: {len(items)} feedback items, {expected}", code="too_many_items")
+        statuses = await router.store.feedback([_feedback(item, caller) for item in items])
+        for status in statuses:
+            metrics.feedback.labels(status).inc()
+        results = [
+            FeedbackResult(decision_id=item.decision_id, episode_id=item.episode_id, status=status)
+            for item, status in zip(items, statuses, strict=True)
+        ]
+        return FeedbackResponse(results=results, counts=dict(Counter(statuses)))
+
+
+def _feedback(item: FeedbackItem, caller: Caller) -> Feedback:
+    return Feedback(
+        time=time.time(),
+        decision_id=item.decision_id,
+        episode_id=item.episode_id,
+        source=item.source or caller.name,
+        reward=item.value,
+        terminated=item.terminated,
+        truncated=item.truncated,
+        comment=item.comment,
+        key=caller.name,
+    )

@@ -1,0 +1,107 @@
+"""Chats: answered, or only explained."""
+
+import hashlib
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.settings import Settings
+from services.edge import sse
+from services.edge.auth import Caller, needs
+from services.edge.chat import ChatReader
+from services.edge.errors import ApiError
+from services.edge.metrics import Metrics
+from services.edge.model_names import ModelNames
+from services.engine.base import Sampling
+from services.router import Call, Router, arm_scores
+from services.schemas import ChatRequest, Explanation, Identifier, ModelCard, ModelList
+
+_IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
+
+
+def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> None:
+    reader = ChatReader(settings.limits)
+    names = ModelNames(router.base, router.registry)
+    infers = needs(settings, "infer")
+
+    async def call(request: Request, chat: ChatRequest, caller: Caller) -> Call:
+        request_key, is_retry = await _request_key(request, caller)
+        return Call(
+            prompt=await reader.read(chat),
+            eligible=names.eligible(chat.model, chat.routing.arms),
+            sampling=_sampling(chat, settings.model.max_tokens),
+            episode=_header_id(request, "x-episode-id") or chat.metadata.episode_id,
+            task=chat.metadata.task,
+            tenant=chat.metadata.tenant,
+            key=caller.name,
+            request_key=request_key,
+            is_retry=is_retry,
+        )
+
+    @app.post("/v1/chat/completions", tags=["inference"], response_model=None)
+    async def chat_completions(request: Request, chat: ChatRequest, caller: Caller = infers) -> Response:
+        """Route and answer a chat (OpenAI chat completions, JSON or SSE)."""
+        routed = await router.route(await call(request, chat, caller))
+        deltas = await router.answer(routed)
+        if routed.fresh:
+            metrics.decisions.labels(routed.decision.arm, str(routed.decision.explored).lower()).inc()
+        if chat.stream:
+            usage = chat.stream_options is not None and chat.stream_options.include_usage
+            return sse.AnswerStream(routed, router.base, deltas, usage=usage)
+        pieces = [delta async for delta in deltas]
+        text = "".join(delta.text for delta in pieces)
+        return JSONResponse(sse.completion(routed, router.base, text, pieces[-1]), headers=routed.info.headers())
+
+    @app.post("/v1/route", tags=["inference"])
+    async def route(request: Request, chat: ChatRequest, caller: Caller = infers) -> Explanation:
+        """Explain what would be decided for a chat, without generating and without logging."""
+        asked = await call(request, chat, caller)
+        choice, context, encoded = await router.consider(asked, seed=asked.episode or "route")
+        return Explanation(
+            arm=choice.arm,
+            propensity=choice.propensity,
+            explored=choice.explored,
+            supervised=choice.supervised,
+            policy=router.policy.name,
+            policy_version=router.snapshots.version,
+            resident=list(encoded.resident),
+            arms=arm_scores(choice, context, len(choice.arms)),
+        )
+
+    @app.get("/v1/models", tags=["inference"], dependencies=[infers])
+    async def models() -> ModelList:
+        """What `model` may be."""
+        return ModelList(data=[ModelCard(id=name) for name in names.all])
+
+
+def _header_id(request: Request, name: str) -> str | None:
+    """An identifier in a header; none if it is absent or empty."""
+    value = request.headers.get(name, "")
+    try:
+        return _IDENTIFIER.validate_python(value) if value else None
+    except ValidationError:
+        expected = "expected at most 128 printable ASCII characters without spaces"
+        raise ApiError(400, f"{name}: {value[:80]!r}, {expected}", param=name, code="invalid_value") from None
+
+
+async def _request_key(request: Request, caller: Caller) -> tuple[str | None, bool]:
+    """What identifies a request across its retries, and whether this is one.
+
+    A client's own request id always names the same request. The OpenAI SDK sends none, but counts its retries: those
+    with the same key and body within the retry window are the same request.
+    """
+    if own := _header_id(request, "x-client-request-id"):
+        return f"{caller.name}:id:{own}", True
+    retries = request.headers.get("x-stainless-retry-count")
+    if retries is None:
+        return None, False
+    digest = hashlib.blake2b(await request.body(), digest_size=16).hexdigest()
+    return f"{caller.name}:body:{digest}", retries != "0"
+
+
+def _sampling(chat: ChatRequest, most: int) -> Sampling:
+    asked = chat.max_completion_tokens or chat.max_tokens or most
+    if asked > most:
+        raise ApiError(400, f"max_tokens: {asked}, expected at most {most}", param="max_tokens", code="invalid_value")
+    return Sampling(asked, chat.temperature, chat.top_p, chat.seed, chat.stops)

@@ -1,0 +1,52 @@
+"""What the router believes, and what it decided."""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+
+from cluster.settings import Settings
+from services import inspection
+from services.edge.auth import needs
+from services.edge.errors import found
+from services.router import Router
+
+
+def add(app: FastAPI, router: Router, settings: Settings) -> None:
+    inspects = needs(settings, "admin")
+
+    @app.get("/v1/bandit", tags=["inspection"], dependencies=[inspects])
+    async def bandit() -> inspection.BanditView:
+        """What is known of every arm, and how fresh it is."""
+        return await inspection.bandit(router)
+
+    @app.get("/v1/bandit/arms/{arm}", tags=["inspection"], dependencies=[inspects])
+    async def arm_state(arm: str) -> inspection.ArmView:
+        """What is known of one arm."""
+        views = {view.arm: view for view in (await inspection.bandit(router)).arms}
+        return found(views.get(arm), "arm", arm)
+
+    @app.get("/v1/decisions", tags=["inspection"], dependencies=[inspects])
+    async def decisions(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50, before: str | None = None
+    ) -> list[inspection.DecisionView]:
+        """The latest decisions, newest first; `before` is the id of a decision to continue from."""
+        edge = found(await router.store.decision(before), "before", before).stream_id if before else None
+        return [inspection.DecisionView.of(stored) for stored in await router.store.decisions(limit, edge)]
+
+    @app.get("/v1/decisions/{decision_id}", tags=["inspection"], dependencies=[inspects])
+    async def decision(decision_id: str) -> inspection.DecisionView:
+        """One decision and what became of it."""
+        stored = await router.store.decision(decision_id)
+        return inspection.DecisionView.of(found(stored, "decision_id", decision_id))
+
+    @app.get("/v1/episodes/{episode_id}", tags=["inspection"], dependencies=[inspects])
+    async def episode(episode_id: str) -> list[inspection.DecisionView]:
+        """The decisions of an episode, in order."""
+        members = found(await router.store.episode(episode_id), "episode_id", episode_id)
+        stored = [await router.store.decision(member) for member in members]
+        return [inspection.DecisionView.of(one) for one in stored if one]
+
+    @app.get("/v1/adapters", tags=["inspection"], dependencies=[inspects])
+    async def adapters() -> list[inspection.AdapterView]:
+        """The adapters that can serve."""
+        return [inspection.AdapterView.of(adapter) for adapter in router.registry]

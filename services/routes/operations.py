@@ -1,0 +1,42 @@
+"""Health and metrics."""
+
+import time
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse, Response
+
+from services.edge.errors import ApiError
+from services.edge.metrics import Metrics
+from services.router import Router
+
+_LEARNER_PATIENCE_S = 30.0
+
+
+def add(app: FastAPI, router: Router, metrics: Metrics) -> None:
+    @app.get("/", include_in_schema=False)
+    async def index() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    @app.get("/healthz", tags=["operations"])
+    async def health() -> dict[str, str]:
+        """Whether the Router runs."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["operations"])
+    async def ready() -> dict[str, Any]:
+        """Whether requests can be served durably: the store answers and a Learner folds."""
+        durability = await router.store.check()
+        state = await router.store.learner_state()
+        if not state.alive:
+            raise ApiError(503, "no Learner has started yet", code="not_ready", retry_after_s=1)
+        age = time.time() - state.alive
+        if age > _LEARNER_PATIENCE_S:
+            raise ApiError(503, f"the Learner was last seen {age:.0f} s ago", code="learner_away", retry_after_s=1)
+        return {"status": "ready", "learner_age_s": round(age, 3), "store_warnings": durability.warnings}
+
+    @app.get("/metrics", tags=["operations"], response_model=None)
+    async def prometheus() -> Response:
+        """Prometheus metrics of this Router."""
+        metrics.version.set(router.snapshots.version)
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4")
