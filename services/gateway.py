@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from cluster.settings import Settings
+from services.edge.auth import KeyFirst
 from services.edge.errors import answer_errors
 from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
@@ -24,6 +25,7 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     summary = "Routes computer-use requests to LoRA adapters and learns online."
     app = FastAPI(title="Pointsman", summary=summary, lifespan=lifespan)
     metrics = Metrics()
+    app.router.route_class = KeyFirst
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     app.middleware("http")(measure(metrics))
     answer_errors(app)

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ValidationInfo as Info
 
 from cluster.events import ArmScore
+from services.edge.openai_fields import OpenAIFields
 
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
@@ -46,13 +48,43 @@ class ImagePart(BaseModel):
 ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
+class FunctionCall(BaseModel):
+    """What an assistant called, its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class ChatMessage(BaseModel):
-    """One turn; the content is a string or a list of parts."""
+    """One turn; the content is a string or a list of parts, and may be null where an assistant calls tools."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[
-        Annotated[str, Tag("<text>")] | Annotated[list[ContentPart], Tag("<parts>")], Discriminator(_text_or_parts)
-    ]
+    tool_calls: list[ToolCall] | None = None
+    content: (
+        Annotated[
+            Annotated[str, Tag("<text>")] | Annotated[list[ContentPart], Tag("<parts>")], Discriminator(_text_or_parts)
+        ]
+        | None
+    ) = Field(None, validate_default=True)
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _only_an_assistant_calls(cls, calls: list[ToolCall] | None, info: Info) -> list[ToolCall] | None:
+        if calls and info.data.get("role") != "assistant":
+            raise ValueError(f"{len(calls)} calls in a turn of {info.data.get('role')!r}, expected an assistant's")
+        return calls
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, content: Any, info: Info) -> Any:
+        if content is None and not info.data.get("tool_calls"):
+            raise ValueError("null, but text or parts are required unless an assistant's tool_calls are given")
+        return content
 
 
 class Metadata(BaseModel):
@@ -73,8 +105,8 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(BaseModel):
-    """A chat completion request. `n`, `logprobs`, `tools` and `response_format` may ask for nothing special."""
+class ChatRequest(OpenAIFields):
+    """A chat completion request."""
 
     model: str = "auto"
     messages: list[ChatMessage] = Field(min_length=1)
@@ -88,10 +120,6 @@ class ChatRequest(BaseModel):
     stop: str | list[str] | None = None
     metadata: Metadata = Field(default_factory=Metadata)
     routing: Routing = Field(default_factory=Routing)
-    n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    response_format: "TextFormat | None" = None
 
     @model_validator(mode="before")
     @classmethod
@@ -103,10 +131,6 @@ class ChatRequest(BaseModel):
     def stops(self) -> tuple[str, ...]:
         """Stop strings, without empty ones."""
         return tuple(s for s in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if s)
-
-
-class TextFormat(BaseModel):
-    type: Literal["text"]
 
 
 class RoutingInfo(BaseModel):

@@ -2,9 +2,12 @@
 
 import hashlib
 import hmac
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, get_args
 
 from fastapi import Depends, Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
 
 from cluster.settings import AuthSettings, Scope, Settings
 from services.edge.errors import ApiError
@@ -49,16 +52,37 @@ class Gatekeeper:
         return Caller(matches[0].name, matches[0].scopes) if matches else None
 
 
+class _Needs:
+    """A dependency: the caller, who has the scope."""
+
+    def __init__(self, gatekeeper: Gatekeeper, scope: Scope) -> None:
+        self._gatekeeper = gatekeeper
+        self._scope = scope
+
+    def __call__(self, request: Request) -> Caller:
+        return self._gatekeeper.caller(request.headers.get("authorization"), self._scope)
+
+
+class KeyFirst(APIRoute):
+    """A route that asks who calls before it reads the body: FastAPI alone would parse it first."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        needed = [dependency.call for dependency in self.dependant.dependencies if isinstance(dependency.call, _Needs)]
+
+        async def keyed(request: Request) -> Response:
+            for need in needed:
+                need(request)
+            return await handle(request)
+
+        return keyed
+
+
 def key_hash(token: str) -> str:
     """What the settings store of a key."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def needs(settings: Settings, scope: Scope) -> Any:
-    """A dependency of a route: its caller, who has the scope."""
-    gatekeeper = Gatekeeper(settings.auth)
-
-    def caller(request: Request) -> Caller:
-        return gatekeeper.caller(request.headers.get("authorization"), scope)
-
-    return Depends(caller)
+    """A dependency of a route: its caller, who has the scope. The route is a `KeyFirst`."""
+    return Depends(_Needs(Gatekeeper(settings.auth), scope))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import httpx
 from PIL import Image, UnidentifiedImageError
@@ -32,7 +33,8 @@ class ChatReader:
 
     async def _message(self, index: int, message: ChatMessage) -> Message:
         parts = [await self._part(f"messages[{index}].content[{i}]", part) for i, part in enumerate(_parts(message))]
-        return Message(message.role, tuple(parts))
+        called = [Part(text=_called(message))] if message.tool_calls else []
+        return Message("system" if message.role == "developer" else message.role, (*parts, *called))
 
     async def _part(self, field: str, part: TextPart | ImagePart) -> Part:
         if isinstance(part, TextPart):
@@ -81,7 +83,16 @@ class ChatReader:
 def _parts(message: ChatMessage) -> list[TextPart | ImagePart]:
     if isinstance(message.content, str):
         return [TextPart(type="text", text=message.content)]
-    return list(message.content)
+    return list(message.content or [])
+
+
+def _called(message: ChatMessage) -> str:
+    """The tool calls of an assistant's turn, as Qwen3-VL wrote them before a client took them apart."""
+    calls = [call.function for call in message.tool_calls or []]
+    written = [
+        f'<tool_call>\n{{"name": {json.dumps(c.name)}, "arguments": {c.arguments}}}\n</tool_call>' for c in calls
+    ]
+    return ("\n" if message.content else "") + "\n".join(written)
 
 
 def _data_url(field: str, url: str) -> bytes:

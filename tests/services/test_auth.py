@@ -84,6 +84,13 @@ async def test_no_key_or_a_wrong_one_gets_nothing(locked: World, authorization: 
     assert await locked.events() == before
 
 
+async def test_who_calls_is_asked_before_the_body_is_read(locked: World) -> None:
+    for path in ("/v1/chat/completions", "/v1/route", "/v1/feedback"):
+        for content, kind in ((b"{", "application/json"), (b"x=1", "application/x-www-form-urlencoded")):
+            response = await locked.http.post(path, content=content, headers={"content-type": kind})
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "missing_key")
+
+
 async def test_operations_need_no_key(locked: World) -> None:
     for path in ("/healthz", "/metrics", "/readyz"):
         assert (await locked.http.get(path)).status_code in (200, 503)

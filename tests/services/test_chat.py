@@ -1,7 +1,8 @@
-"""Images by URL: only from allowed hosts, only so large, and never followed elsewhere."""
+"""From chats to prompts: images by URL only from allowed hosts, tool calls as text, roles, OpenAI's other fields."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -109,3 +110,43 @@ async def test_roles_and_texts_are_kept_in_order() -> None:
     assert [message.role for message in prompt.messages] == ["system", "user"]
     assert [part.text for part in prompt.messages[1].parts] == ["a", None, "b"]
     assert (prompt.instruction, prompt.images) == ("a\nb", [SCREEN])
+
+
+def turn(role: str, **fields: Any) -> dict[str, Any]:
+    return {"role": role, **fields}
+
+
+def call(name: str, arguments: str) -> dict[str, Any]:
+    return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+async def texts(*turns: dict[str, Any]) -> list[str]:
+    prompt = await ChatReader(LimitSettings()).read(ChatRequest.model_validate({"messages": turns}))
+    return ["".join(part.text or "" for part in message.parts) for message in prompt.messages]
+
+
+async def test_an_assistants_tool_calls_are_qwens_text_again() -> None:
+    click = '<tool_call>\n{"name": "computer_use", "arguments": {"action": "left_click"}}\n</tool_call>'
+    wait = '<tool_call>\n{"name": "wait", "arguments": {}}\n</tool_call>'
+    calls = [call("computer_use", '{"action": "left_click"}'), call("wait", "{}")]
+    said = await texts(
+        turn("user", content="open"),
+        turn("assistant", content=None, tool_calls=calls),
+        turn("assistant", tool_calls=calls[:1]),
+        turn("assistant", content="Now I click.", tool_calls=calls[:1]),
+        turn("tool", content="done", tool_call_id="call_1"),
+    )
+    assert said == ["open", f"{click}\n{wait}", click, f"Now I click.\n{click}", "done"]
+
+
+async def test_a_developer_is_the_system() -> None:
+    turns = [turn("developer", content="be brief"), turn("user", content="open")]
+    prompt = await ChatReader(LimitSettings()).read(ChatRequest.model_validate({"messages": turns}))
+    assert [message.role for message in prompt.messages] == ["system", "user"]
+
+
+def test_fields_that_ask_for_nothing_special_are_taken() -> None:
+    plain = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "top_logprobs": 0, "n": 1}
+    named = {"user": "u", "store": False, "tool_choice": "auto", "modalities": ["text"], "service_tier": "auto"}
+    body = {"messages": [turn("user", content="open")], **plain, **named, "parallel_tool_calls": True}
+    assert ChatRequest.model_validate(body).messages[0].content == "open"

@@ -12,6 +12,7 @@ from tests.services.fakes import CONTROL
 from tests.services.images import data_url, encoded, image_part
 from tests.services.world import World, chat
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CHAT, FEEDBACK = "/v1/chat/completions", "/v1/feedback"
 
 
@@ -43,6 +44,14 @@ async def refused(world: World, response: httpx.Response, status: int, *said: st
         ({"max_tokens": 65}, 400, "max_tokens", ["65", "at most 64"]),
         ({"max_tokens": 0}, 400, "max_tokens", ["0", "greater than or equal to 1"]),
         ({"n": 2}, 400, "n", ["2", "1"]),
+        ({"frequency_penalty": 0.3}, 400, "frequency_penalty", ["0.3", "less than or equal to 0"]),
+        ({"presence_penalty": -1}, 400, "presence_penalty", ["-1", "greater than or equal to 0"]),
+        ({"logit_bias": {"50256": -100}}, 400, "logit_bias", ["50256", "at most 0"]),
+        ({"top_logprobs": 5}, 400, "top_logprobs", ["5", "less than or equal to 0"]),
+        ({"tool_choice": "required"}, 400, "tool_choice", ["'required'", "'none'"]),
+        ({"functions": [{"name": "f"}]}, 400, "functions", ["at most 0"]),
+        ({"modalities": ["text", "audio"]}, 400, "modalities", ["audio", "at most 1"]),
+        ({"top_k": 40}, 400, "top_k", ["40", "not permitted"]),
         ({"tools": [{"type": "function"}]}, 400, "tools", ["at most 0"]),
         ({"logprobs": True}, 400, "logprobs", ["True", "False"]),
         ({"response_format": {"type": "json_schema"}}, 400, "response_format.type", ["'json_schema'", "'text'"]),
@@ -50,6 +59,13 @@ async def refused(world: World, response: httpx.Response, status: int, *said: st
         ({"messages": "hello"}, 400, "messages", ["'hello'", "list"]),
         ({"messages": None}, 400, "messages", ["required"]),
         ({"messages": [{"role": "user"}]}, 400, "messages.0.content", ["required"]),
+        ({"messages": [{"role": "user", "content": None}]}, 400, "messages.0.content", ["null", "required"]),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]},
+            400,
+            "messages.0.tool_calls",
+            ["'user'", "assistant"],
+        ),
         ({"messages": [{"role": "root", "content": "x"}]}, 400, "messages.0.role", ["'root'", "'system'"]),
         ({"messages": [{"role": "user", "content": 7}]}, 400, "messages.0.content", ["7", "string"]),
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, 400, "messages.0.content.0", ["'video'"]),
