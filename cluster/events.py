@@ -30,10 +30,26 @@ class ArmScore(Record):
     gate: float | None = None
 
 
+class EpisodeStep(Record):
+    """Where a decision stands in its episode, and what the episode's coin leaves open after it.
+
+    `number` counts from 1. `branch` is how the coin fell, `kept` the arm that served first, `masses` the probability of
+    every branch that would have led to the same arms so far: their sum is the trajectory's propensity, the product of
+    its steps' (policies/episodes.py). `coordinates` is the convention that the episode's arms have to share.
+    """
+
+    number: Annotated[int, Field(ge=1)]
+    kept: str
+    branch: str
+    masses: dict[str, float]
+    coordinates: str
+
+
 class Decision(Record):
     """One request given to one arm, with everything needed to explain, replay and evaluate it.
 
-    `adapters` maps each adapter that served to its content hash. `router` is the fingerprint of the context map,
+    `propensity` is exact given the earlier decisions of the episode, which `step` sums up; a decision by itself has no
+    step. `adapters` maps each adapter that served to its content hash. `router` is the fingerprint of the context map,
     `features` the raw h as float16 bytes; they travel as a binary field of their own, never in the JSON.
     """
 
@@ -58,6 +74,7 @@ class Decision(Record):
     eligible: list[str]
     resident: list[str]
     scored: list[ArmScore]
+    step: EpisodeStep | None = None
     features: bytes = Field(default=b"", exclude=True, repr=False)
 
 

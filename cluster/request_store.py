@@ -13,6 +13,7 @@ from cluster.events import (
     Cancellation,
     Completion,
     Decision,
+    EpisodeStep,
     Feedback,
     decode,
     encode,
@@ -29,15 +30,35 @@ class Decided(NamedTuple):
     stream_id: str
 
 
+class LastStep(NamedTuple):
+    """The last decision of an episode."""
+
+    stream_id: str
+    arm: str
+    step: EpisodeStep
+
+
+class EpisodeMoved(RuntimeError):
+    """The episode has had another decision since its last step was read: decide again after that one."""
+
+
 class RequestStore(Connection):
     """The store as Routers and gateways see it. Every write is one script that may be sent twice without harm."""
 
     async def decide(
-        self, decision: Decision, request_key: str | None = None, request_ttl_s: int = 600, *, replace: bool = False
+        self,
+        decision: Decision,
+        request_key: str | None = None,
+        request_ttl_s: int = 600,
+        *,
+        replace: bool = False,
+        after: LastStep | None = None,
     ) -> Decided:
         """Append the decision, unless `request_key` has one already; durable when this returns.
 
         With `replace` the key stands for this decision from now on: a new request that looks like an earlier one.
+        `after` is the step of the episode that the decision was taken after, as `last_step` gave it. EpisodeMoved if
+        it is not the last one any more; nothing was written then.
         """
         keys = [
             self._key("events"),
@@ -45,6 +66,7 @@ class RequestStore(Connection):
             self._key("deadlines"),
             "" if request_key is None else self._key("request", request_key),
             "" if decision.episode is None else self._key("episode", decision.episode),
+            "" if decision.episode is None else self._key("course", decision.episode),
         ]
         deadline = decision.time + self._reward_window_s
         args: list[Argument] = [
@@ -54,10 +76,26 @@ class RequestStore(Connection):
             self._key_ttl_s,
             request_ttl_s,
             int(replace),
+            after.stream_id if after else "",
+            decision.arm,
+            decision.step.model_dump_json() if decision.step else "",
             *_flat(decision),
         ]
-        fresh, stream_id, *earlier = await self._scripts["decide"](keys, args)
+        fresh, *reply = await self._scripts["decide"](keys, args)
+        if not reply:
+            raise EpisodeMoved(
+                f"episode {decision.episode!r} has gone on since {after.stream_id if after else 'it began'}"
+            )
+        stream_id, *earlier = reply
         return Decided(_decision(earlier[0]) if earlier else decision, bool(fresh), stream_id.decode())
+
+    async def last_step(self, episode: str) -> LastStep | None:
+        """The episode's last decision; none before its first one. Every Router sees the same."""
+        names = ["stream_id", "arm", "step"]
+        stream_id, arm, step = cast(list[bytes | None], await self._redis.hmget(self._key("course", episode), names))
+        if not stream_id or not arm or not step:
+            return None
+        return LastStep(stream_id.decode(), arm.decode(), EpisodeStep.model_validate_json(step))
 
     async def decision_of_request(self, request_key: str) -> Decision | None:
         """The decision that a retried request got, so that it is recognised before deciding again."""

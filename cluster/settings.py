@@ -87,6 +87,9 @@ class RouterSettings(Group):
     epsilon_supervised: Fraction = Field(0.02, description="Share of decisions that follow the supervised router.")
     epsilon_uniform: Fraction = Field(0.03, description="Share of decisions uniform over plausible and new arms.")
     burn_in: int = Field(20, ge=0, description="Decisions during which an arm is always among the explored ones.")
+    episode_margin: float = Field(
+        0.05, ge=0, description="Gain in score above which an episode goes on with another arm than its last one."
+    )
     cost_per_ms: float = Field(0.0001, ge=0, description="Reward that one millisecond of extra waiting is worth.")
     page_in_ms: float = Field(50, ge=0, description="Assumed milliseconds to load an adapter that is not resident.")
     top_arms: int = Field(16, ge=1, description="Arms whose mean, width, cost and score are logged with a decision.")
@@ -104,6 +107,10 @@ class LearnerSettings(Group):
     new_arm_weight: float = Field(1.0, ge=0, description="n₀: decisions that a new arm's prior is worth.")
     new_arm_mean: Fraction = Field(0.5, description="Prior mean reward of a new arm.")
     version_carry: Fraction = Field(0.5, description="Share of evidence and prior kept when weights change.")
+    credit: Literal["equal", "last", "discounted"] = Field(
+        "equal", description="How an episode's reward, one observation, is shared among its decisions."
+    )
+    credit_discount: Fraction = Field(0.9, description="With `discounted`: share of a step relative to the next one.")
     reward_window_s: float = Field(604800, gt=0, description="Seconds until a decision without feedback is closed.")
     batch: int = Field(1000, ge=1, description="Events folded at most in one step.")
     pace_ms: float = Field(20, ge=0, description="Pause between steps, so that a burst becomes one snapshot.")

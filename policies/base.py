@@ -11,11 +11,12 @@ import numpy as np
 
 from policies import checks
 from policies.checks import Array, Rows
+from policies.episodes import Branch, Course, Step, proceed
 
 if TYPE_CHECKING:
     from policies.posterior import Posterior
 
-__all__ = ["Array", "Choice", "Context", "Pick", "Policy", "PolicyConfig", "Request", "Scored", "create", "register"]
+__all__ = ["Array", "Choice", "Context", "Policy", "PolicyConfig", "Request", "Scored", "create", "register"]
 
 
 class Context(NamedTuple):
@@ -28,8 +29,9 @@ class Context(NamedTuple):
 class Choice(NamedTuple):
     """A decision with its reasons. The arrays [K] align with `arms`, the eligible arms in order; costs are in ms.
 
-    `propensity` is p(a|x) in (0, 1]; `explored` tells that chance led away from the best arm; `supervised` is the
-    eligible arm with the largest gate, or the best arm where the MLP knows none of them.
+    `propensity` is p(a|x) in (0, 1], given the earlier steps of an episode; `explored` tells that chance led away from
+    the best arm; `supervised` is the eligible arm with the largest gate, or the best arm where the MLP knows none of
+    them; `course` is the episode after this step.
     """
 
     arm: str
@@ -41,6 +43,7 @@ class Choice(NamedTuple):
     widths: Array
     costs: Array
     scores: Array
+    course: Course
 
 
 class Request(NamedTuple):
@@ -63,13 +66,16 @@ class Scored(NamedTuple):
     supervised: int
     seed: str
 
+    def sticky(self, arm: str, margin: float) -> int:
+        """Position of `arm`, unless it is not eligible or the best one's score is more than `margin` above its own."""
+        if arm not in self.arms:
+            return self.best
+        position = self.arms.index(arm)
+        return self.best if self.scores[self.best] - self.scores[position] > margin else position
 
-class Pick(NamedTuple):
-    """Where the chosen arm stands among the scored, p(a|x) in (0, 1], and whether chance led away from the best."""
-
-    position: int
-    propensity: float
-    explored: bool
+    def at(self, arm: str, otherwise: int) -> int:
+        """Position of `arm`; `otherwise` if it is not eligible."""
+        return self.arms.index(arm) if arm in self.arms else otherwise
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ class PolicyConfig:
 
     alpha: widths added to a mean.  epsilon_*: shares of decisions that follow the supervised arm, or spread over the
     plausible arms.  cost_per_ms: reward that a millisecond of waiting is worth.  burn_in: pulls during which an arm
-    without labelled examples counts as plausible.  fixed_arm: what the policy "fixed" serves.
+    without labelled examples counts as plausible.  fixed_arm: what the policy "fixed" serves.  episode_margin: gain in
+    score above which an episode goes on with another arm.
     """
 
     alpha: float = 0.2
@@ -87,9 +94,10 @@ class PolicyConfig:
     cost_per_ms: float = 0.0001
     burn_in: int = 20
     fixed_arm: str = "base"
+    episode_margin: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "epsilon_supervised", "epsilon_uniform", "cost_per_ms", "burn_in"):
+        for name in ("alpha", "epsilon_supervised", "epsilon_uniform", "cost_per_ms", "burn_in", "episode_margin"):
             checks.number(name, getattr(self, name), 0)
         total = self.epsilon_supervised + self.epsilon_uniform
         if total >= 1:
@@ -105,9 +113,18 @@ class Policy(ABC):
         self.posterior = posterior
         self.config = config
 
-    def decide(self, context: Context, *, eligible: Sequence[str], costs: Mapping[str, float], seed: str) -> Choice:
+    def decide(
+        self,
+        context: Context,
+        *,
+        eligible: Sequence[str],
+        costs: Mapping[str, float],
+        seed: str,
+        course: Course | None = None,
+    ) -> Choice:
         """Choose among `eligible`; `costs` are in ms, 0 where missing; `seed` is the episode's or decision's id.
 
+        `course` is that of the last choice of the episode; none for its first step and for a decision by itself.
         The same seed and inputs give the same choice. ValueError: no eligible arm, one named twice, an unknown
         one, an x that is not finite or not [d], a cost that is not finite.
         """
@@ -118,17 +135,24 @@ class Policy(ABC):
         scores = means + bonuses - self.config.cost_per_ms * waits
         best = int(np.argmax(scores))
         supervised = _supervised(request, best)
-        pick = self.pick(Scored(request.arms, request.rows, scores, bonuses, best, supervised, seed))
-        arm, label = request.arms[pick.position], request.arms[supervised]
-        return Choice(arm, pick.propensity, pick.explored, label, request.arms, means, widths, waits, scores)
+        scored = Scored(request.arms, request.rows, scores, bonuses, best, supervised, seed)
+        step = self.pick(scored) if course is None else proceed(scored.arms, self.ways(scored, course), course)
+        arm, label = request.arms[step.position], request.arms[supervised]
+        reasons = (request.arms, means, widths, waits, scores)
+        return Choice(arm, step.propensity, step.explored, label, *reasons, step.course)
 
     @abstractmethod
     def estimate(self, request: Request) -> tuple[Array, Array]:
         """Means [K] and widths [K] of the request's arms."""
 
     @abstractmethod
-    def pick(self, scored: Scored) -> Pick:
-        """Choose one of the scored arms."""
+    def pick(self, scored: Scored) -> Step:
+        """Choose one of the scored arms, as the first step of an episode or for a decision by itself."""
+
+    def ways(self, scored: Scored, course: Course) -> dict[Branch, int]:
+        """Where each branch of an episode's coin leads next, with certainty."""
+        best = scored.sticky(course.arm, self.config.episode_margin)
+        return {"best": best, "supervised": scored.supervised, "kept": scored.at(course.kept, best)}
 
     def _request(self, context: Context, eligible: Sequence[str]) -> Request:
         if not eligible or len(set(eligible)) < len(eligible):

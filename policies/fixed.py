@@ -1,6 +1,7 @@
 """Always the same arm: the baseline, and the way to switch routing off."""
 
-from policies.base import Pick, Scored, register
+from policies.base import Scored, register
+from policies.episodes import Branch, Course, Step, begin
 from policies.linucb import LinUCB
 
 
@@ -13,6 +14,9 @@ class Fixed(LinUCB):
 
     name = "fixed"
 
-    def pick(self, scored: Scored) -> Pick:
-        arm = self.config.fixed_arm
-        return Pick(scored.arms.index(arm) if arm in scored.arms else scored.best, 1.0, explored=False)
+    def pick(self, scored: Scored) -> Step:
+        position = scored.at(self.config.fixed_arm, scored.best)
+        return begin(scored.arms, position, position, "kept", {"kept": 1.0})
+
+    def ways(self, scored: Scored, course: Course) -> dict[Branch, int]:
+        return dict.fromkeys(super().ways(scored, course), scored.at(self.config.fixed_arm, scored.best))

@@ -7,19 +7,20 @@ from hashlib import blake2b
 
 import numpy as np
 
-from policies.base import Pick, Policy, PolicyConfig, Scored
+from policies.base import Policy, PolicyConfig, Scored
 from policies.checks import Array, Mask
+from policies.episodes import Branch, Step, begin
 
 
 class MixingPolicy(Policy):
     """A policy that draws from the mixture around its best arm. What is left to a subclass is the estimate."""
 
-    def pick(self, scored: Scored) -> Pick:
+    def pick(self, scored: Scored) -> Step:
         burning_in = self.posterior.burning_in(self.config.burn_in)[scored.rows]
         candidates = plausible(scored.scores, scored.bonuses) | burning_in
-        position = draw(scored, candidates, self.config)
-        propensity = probabilities(scored.best, scored.supervised, candidates, self.config)[position]
-        return Pick(position, float(propensity), position != scored.best)
+        branch, position = draw(scored, candidates, self.config)
+        ways = masses(position, scored.best, scored.supervised, candidates, self.config)
+        return begin(scored.arms, position, scored.best, branch, ways)
 
 
 def plausible(scores: Array, bonuses: Array) -> Mask:
@@ -29,24 +30,27 @@ def plausible(scores: Array, bonuses: Array) -> Mask:
     return reached
 
 
-def probabilities(best: int, supervised: int, candidates: Mask, config: PolicyConfig) -> Array:
-    """p [K] = (1−ε_s−ε_u)·1[best] + ε_s·1[supervised] + ε_u·1[candidates]/|candidates|."""
-    p = np.where(candidates, config.epsilon_uniform / candidates.sum(), 0.0)
-    p[supervised] += config.epsilon_supervised
-    p[best] += 1 - config.epsilon_supervised - config.epsilon_uniform
-    p /= p.sum()
-    return p
+def masses(position: int, best: int, supervised: int, candidates: Mask, config: PolicyConfig) -> dict[Branch, float]:
+    """The terms of p(a|x) = (1−ε_s−ε_u)·1[best] + ε_s·1[supervised] + ε_u·1[candidates]/|candidates| at `position`."""
+    terms: dict[Branch, float] = {}
+    if position == best:
+        terms["best"] = 1 - config.epsilon_supervised - config.epsilon_uniform
+    if position == supervised and config.epsilon_supervised:
+        terms["supervised"] = config.epsilon_supervised
+    if candidates[position] and config.epsilon_uniform:
+        terms["kept"] = config.epsilon_uniform / int(candidates.sum())
+    return terms
 
 
-def draw(scored: Scored, candidates: Mask, config: PolicyConfig) -> int:
-    """A position drawn from `probabilities`. The seed alone decides the branch, and the order in which it likes arms.
-
-    So an episode, one seed, keeps its coin, and keeps its candidate for as long as that stays one.
-    """
+def draw(scored: Scored, candidates: Mask, config: PolicyConfig) -> tuple[Branch, int]:
+    """How the coin falls, and the position that this leads to. Both depend on the seed, the order of arms does not."""
     coin = _uniform(scored.seed)
     if coin < config.epsilon_uniform:
-        return max(np.flatnonzero(candidates).tolist(), key=lambda each: _uniform(scored.seed, scored.arms[each]))
-    return scored.supervised if coin < config.epsilon_uniform + config.epsilon_supervised else scored.best
+        likes = np.flatnonzero(candidates).tolist()
+        return "kept", max(likes, key=lambda each: _uniform(scored.seed, scored.arms[each]))
+    if coin < config.epsilon_uniform + config.epsilon_supervised:
+        return "supervised", scored.supervised
+    return "best", scored.best
 
 
 def _uniform(*key: str) -> float:

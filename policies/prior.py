@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from policies import checks
 from policies.checks import Array, Mask
+from policies.credit import Scheme
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class LearningConfig:
     discount: γ, per decision of the arm.  ridge: λ.  prior_weight: n_eff, the examples that the labelled set counts
     as.  prior_wrong: ρ, weight of an example under another arm's label.  new_arm_weight: n₀, examples that the guess
     about a new arm counts as.  new_arm_mean: that guess, in reward.  version_carry: what is kept at new weights.
+    credit, credit_discount: how an episode's reward is shared (policies/credit.py).
     """
 
     discount: float = 0.998
@@ -26,6 +28,8 @@ class LearningConfig:
     new_arm_weight: float = 1.0
     new_arm_mean: float = 0.5
     version_carry: float = 0.5
+    credit: Scheme = "equal"
+    credit_discount: float = 0.9
 
     def __post_init__(self) -> None:
         checks.number("discount", self.discount, np.finfo(np.float64).tiny, 1)
@@ -35,6 +39,9 @@ class LearningConfig:
         checks.number("new_arm_weight", self.new_arm_weight, 0)
         checks.number("new_arm_mean", self.new_arm_mean, 0, 1)
         checks.number("version_carry", self.version_carry, 0, 1)
+        checks.number("credit_discount", self.credit_discount, 0, 1)
+        if self.credit not in get_args(Scheme):
+            raise ValueError(f"credit is {self.credit!r}, expected one of {get_args(Scheme)}")
 
 
 class _Sums(NamedTuple):

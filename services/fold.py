@@ -8,6 +8,7 @@ from cluster.events import ArmRegistered, Cancellation, Completion, Decision, Ev
 from cluster.learner_store import LedgerRow
 from policies.checks import Array
 from policies.context import ContextMap
+from policies.credit import credit
 from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig
 
@@ -17,9 +18,9 @@ Ledger = Mapping[str, tuple[Decision, LedgerRow | None]]
 class Fold:
     """Folds events in stream order and remembers what they touched since `clear`.
 
-    Several sources for one decision count as their mean. An episode's feedback counts as one observation: each of its
-    n decisions matures with weight 1/n. Truncated means censored: the decision is no longer pending and teaches
-    nothing. An arm that is removed keeps what it learned, for its decisions under way and for its return.
+    Several sources for one decision count as their mean. An episode's feedback counts as one observation: the weights
+    of its decisions, set by the credit scheme, sum to 1. Truncated means censored: the decision is no longer pending
+    and teaches nothing. An arm that is removed keeps what it learned, for its decisions under way and for its return.
     """
 
     def __init__(self, contexts: ContextMap, config: LearningConfig, arms: Mapping[str, ArmStatistics]) -> None:
@@ -58,8 +59,9 @@ class Fold:
                     self._settle(member, "timed_out", event.time, ledger)
             case Feedback():
                 counted = [member for member in event.members if self._counts(member, event, ledger)]
-                for member in counted:
-                    self._observe(event, member, len(counted), ledger)
+                shares = credit(self._config.credit, len(counted), self._config.credit_discount)
+                for member, share in zip(counted, shares, strict=True):
+                    self._observe(event, member, share, ledger)
             case Completion():
                 self._complete(event.decision_id, ledger)
             case Cancellation():
@@ -94,7 +96,7 @@ class Fold:
         if found and found[1].status == "cancelled":
             self.rows[decision_id] = found[1].model_copy(update={"status": "censored"})
 
-    def _observe(self, feedback: Feedback, decision_id: str, members: int, ledger: Ledger) -> None:
+    def _observe(self, feedback: Feedback, decision_id: str, share: float, ledger: Ledger) -> None:
         found = self._find(decision_id, ledger)
         if found is None:
             return
@@ -102,7 +104,7 @@ class Fold:
         rewards = {source: reward for source, reward in row.rewards.items() if source != feedback.source}
         if not feedback.truncated and feedback.reward is not None:
             rewards[feedback.source] = feedback.reward
-        weight = row.weight if row.rewards else 1.0 / members
+        weight = row.weight if row.rewards else share
         status = "matured" if rewards else "censored"
         updated = row.model_copy(update={"rewards": rewards, "weight": weight, "status": status})
         self._learn(decision, row, updated, feedback.time)

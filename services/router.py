@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from cluster.events import ArmScore, Cancellation, Completion, Decision
+from cluster.events import ArmScore, Cancellation, Completion, Decision, EpisodeStep
+from cluster.request_store import EpisodeMoved, LastStep
 from cluster.settings import RouterSettings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
 from policies.context import ContextMap
+from services import episodes
 from services.adapters.registry import Registry
 from services.engine.base import Delta, Encoded, Prompt, Sampling
 from services.model import Model
@@ -66,6 +68,7 @@ class Considered(NamedTuple):
     choice: Choice
     context: Context
     encoded: Encoded
+    step: EpisodeStep | None
 
 
 class Router:
@@ -120,12 +123,23 @@ class Router:
             earlier = await self.store.decision_of_request(call.request_key)
             if earlier:
                 return Routed(call, earlier, fresh=False)
-        id_ = _new_id()
-        considered = await self.consider(call, seed=call.episode or id_)
+        encoded = await self.model.encode(call.prompt)
+        while True:
+            with contextlib.suppress(EpisodeMoved):  # another step of the episode came in between
+                return await self._decide(call, encoded)
+
+    async def consider(self, call: Call) -> Considered:
+        """What the policy would choose. Raises InvalidPrompt, OtherCoordinates. Nothing is logged."""
+        encoded = await self.model.encode(call.prompt)
+        return self._consider(call, encoded, await self._last_step(call), seed=call.episode or "route")
+
+    async def _decide(self, call: Call, encoded: Encoded) -> Routed:
+        id_, last = _new_id(), await self._last_step(call)
+        considered = self._consider(call, encoded, last, seed=call.episode or id_)
         decision = self._decision(id_, call, considered)
         try:
             decided = await self.store.decide(
-                decision, call.request_key, self.settings.retry_window_s, replace=not call.is_retry
+                decision, call.request_key, self.settings.retry_window_s, replace=not call.is_retry, after=last
             )
         except asyncio.CancelledError:  # it may have been written all the same
             self._spawn(self.store.cancel(_cancellation(id_)))
@@ -134,14 +148,18 @@ class Router:
             self.snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
         return Routed(call, decided.decision, decided.fresh)
 
-    async def consider(self, call: Call, *, seed: str) -> Considered:
-        """What the policy would choose. Raises InvalidPrompt. Nothing is logged."""
-        encoded = await self.model.encode(call.prompt)
+    async def _last_step(self, call: Call) -> LastStep | None:
+        return await self.store.last_step(call.episode) if call.episode else None
+
+    def _consider(self, call: Call, encoded: Encoded, last: LastStep | None, *, seed: str) -> Considered:
         context = self.contexts.map(np.frombuffer(encoded.features, np.float16))
-        gates = {arm: self.registry.gates(arm) for arm in call.eligible}
-        waits = costs(call.eligible, gates, encoded.resident, self.settings.page_in_ms)
-        choice = self.policy.decide(context, eligible=call.eligible, costs=waits, seed=seed)
-        return Considered(choice, context, encoded)
+        eligible = episodes.eligible(call.eligible, last, self.registry)
+        gates = {arm: self.registry.gates(arm) for arm in eligible}
+        waits = costs(eligible, gates, encoded.resident, self.settings.page_in_ms)
+        course = episodes.course(last)
+        choice = self.policy.decide(context, eligible=eligible, costs=waits, seed=seed, course=course)
+        step = episodes.step(choice.course, self.registry, last) if call.episode else None
+        return Considered(choice, context, encoded, step)
 
     async def answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         """The answer, piece by piece; its completion or cancellation is logged, even if nobody reads a piece of it."""
@@ -168,7 +186,7 @@ class Router:
                 self._spawn(self.store.cancel(_cancellation(routed.decision.id)))
 
     def _decision(self, id_: str, call: Call, considered: Considered) -> Decision:
-        choice, context, encoded = considered
+        choice, context, encoded, step = considered
         return Decision(
             id=id_,
             time=time.time(),
@@ -190,6 +208,7 @@ class Router:
             eligible=list(choice.arms),
             resident=list(encoded.resident),
             scored=arm_scores(choice, context, self.settings.top_arms),
+            step=step,
             features=encoded.features,
         )
 

@@ -1,8 +1,10 @@
 -- Records a decision once: a known request key, or the same decision sent again, writes nothing.
--- KEYS: 1 event stream, 2 decision hash, 3 deadlines, 4 request key or '', 5 episode list or ''
+-- KEYS: 1 event stream, 2 decision hash, 3 deadlines, 4 request key or '', 5 episode list or '', 6 episode's course
 -- ARGV: 1 decision id, 2 its time, 3 its deadline (unix s), 4 TTL of decision and episode, 5 TTL of the request key (s),
---       6 '1' if a known request key is given to this decision, 7.. stream fields
--- Reply: {1, stream id}, or {0, stream id, stream fields} of the earlier decision with this request key
+--       6 '1' if a known request key is given to this decision, 7 stream id of the episode's last decision that this one
+--       was taken after, or '', 8 arm, 9 step of the episode (JSON), 10.. stream fields
+-- Reply: {1, stream id}, {0, stream id, stream fields} of the earlier decision with this request key, or {2} when the
+--        episode has gone on meanwhile
 local own = redis.call('HGET', KEYS[2], 'stream_id')
 if own then
   return {1, own}
@@ -14,7 +16,10 @@ if KEYS[4] ~= '' and ARGV[6] ~= '1' then
     return {0, entry[1], entry[2]}
   end
 end
-local stream_id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 7))
+if ARGV[9] ~= '' and (redis.call('HGET', KEYS[6], 'stream_id') or '') ~= ARGV[7] then
+  return {2}
+end
+local stream_id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 10))
 redis.call('HSET', KEYS[2], 'stream_id', stream_id, 'time', ARGV[2], 'deadline', ARGV[3])
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
@@ -24,5 +29,9 @@ end
 if KEYS[5] ~= '' then
   redis.call('RPUSH', KEYS[5], ARGV[1])
   redis.call('EXPIRE', KEYS[5], ARGV[4])
+end
+if ARGV[9] ~= '' then
+  redis.call('HSET', KEYS[6], 'stream_id', stream_id, 'arm', ARGV[8], 'step', ARGV[9])
+  redis.call('EXPIRE', KEYS[6], ARGV[4])
 end
 return {1, stream_id}

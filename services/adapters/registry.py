@@ -9,15 +9,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from services.adapters import metadata
+from services.adapters.metadata import InvalidAdapter
+
 BASE = "base"  # the arm without an adapter
 AUTO = "auto"  # the model name that asks for routing
 _RESERVED = frozenset({AUTO, BASE, "top2", "soft"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
-
-
-class InvalidAdapter(ValueError):
-    """A directory that cannot be served as an adapter; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,9 @@ class Registry:
             raise InvalidAdapter(f"model.adapters: {directory} is not a directory")
         found = (_read(path) for path in sorted(directory.iterdir()) if _holds_adapter(path))
         self._adapters = {adapter.name: adapter for adapter in found}
+        self._coordinates = metadata.coordinates(directory)
+        if strangers := sorted(self._coordinates.keys() - self._adapters.keys()):
+            raise InvalidAdapter(f"{directory / 'adapters.json'}: {strangers[0]!r} is none of the adapters beside it")
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(self._adapters.values())
@@ -67,6 +69,11 @@ class Registry:
     def gates(self, arm: str) -> dict[str, float]:
         """Adapters that an arm turns on, with their weights."""
         return {} if arm == BASE else {arm: 1.0}
+
+    def coordinates(self, arm: str) -> str:
+        """The convention of an arm's answers; a mixture of several has a convention of its own."""
+        names = {self._coordinates.get(name, metadata.QWEN_COORDINATES) for name in self.gates(arm)}
+        return "+".join(sorted(names)) or metadata.QWEN_COORDINATES
 
     def fingerprints(self, arm: str) -> dict[str, str]:
         """Content hashes of the adapters that an arm turns on."""

@@ -57,7 +57,7 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
     async def route(request: Request, chat: ChatRequest, caller: Caller = infers) -> Explanation:
         """Explain what would be decided for a chat, without generating and without logging."""
         asked = await call(request, chat, caller)
-        choice, context, encoded = await router.consider(asked, seed=asked.episode or "route")
+        choice, context, encoded, _ = await router.consider(asked)
         return Explanation(
             arm=choice.arm,
             propensity=choice.propensity,

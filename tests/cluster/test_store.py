@@ -8,9 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from cluster.connection import START, stream_order
-from cluster.events import ArmRegistered, ArmRemoved, Cancellation, Completion, Decision, Feedback, Timeout
+from cluster.events import ArmRegistered, ArmRemoved, Cancellation, Completion, Decision, EpisodeStep, Feedback, Timeout
 from cluster.learner_store import Fenced, LearnerState, LedgerRow
-from cluster.request_store import Status
+from cluster.request_store import EpisodeMoved, LastStep, Status
 from cluster.store import Observation, Store
 from tests.cluster.conftest import RETENTION_S, WINDOW_S, MakeDecision
 from tests.cluster.cutting_proxy import CuttingProxy
@@ -135,6 +135,39 @@ class TestDecisions:
         assert await store.decision("nobody") is None
         assert await store.episode("nobody") is None
         assert await store.decisions(3) == []
+
+
+class TestSteps:
+    def step(self, number: int = 1) -> EpisodeStep:
+        return EpisodeStep(
+            number=number, kept="calendar", branch="best", masses={"best": 0.1 + 0.2}, coordinates="relative"
+        )
+
+    async def test_the_last_step_is_what_the_next_one_is_taken_after(
+        self, store: Store, make_decision: MakeDecision
+    ) -> None:
+        assert await store.last_step("e") is None
+        first = await store.decide(make_decision("d1", episode="e", step=self.step()))
+        last = await store.last_step("e")
+        assert last == LastStep(first.stream_id, "calendar", self.step())
+        second = make_decision("d2", episode="e", arm="inbox", step=self.step(2))
+        decided = await store.decide(second, after=last)
+        assert await store.last_step("e") == LastStep(decided.stream_id, "inbox", self.step(2))
+        assert await store.last_step("other") is None
+        assert await store.decide(second, after=last) == decided
+
+    async def test_of_steps_taken_after_the_same_one_is_written(
+        self, store: Store, make_decision: MakeDecision
+    ) -> None:
+        await store.decide(make_decision("d0", episode="e", step=self.step()))
+        last = await store.last_step("e")
+        made = [make_decision(f"d{i}", episode="e", step=self.step(2)) for i in range(1, 9)]
+        results = await asyncio.gather(*(store.decide(one, after=last) for one in made), return_exceptions=True)
+        assert sum(isinstance(result, EpisodeMoved) for result in results) == 7
+        with pytest.raises(EpisodeMoved, match="'e' has gone on since it began"):
+            await store.decide(make_decision("late", episode="e", step=self.step()))
+        assert len(await store.event_range()) == 2
+        assert len(await store.episode("e") or ()) == 2
 
 
 class TestFeedback:
