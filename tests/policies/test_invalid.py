@@ -69,7 +69,7 @@ def test_policy_settings(change: dict[str, Any], message: str) -> None:
     [{"discount": 0.0}, {"discount": 1.1}, {"ridge": 0.0}, {"prior_weight": -1.0}, {"prior_wrong": 2.0},
      {"new_arm_weight": -1.0}, {"new_arm_mean": np.nan}, {"version_carry": 1.5}],
 )  # fmt: skip
-def test_learning_settings(change: dict[str, float]) -> None:
+def test_learning_settings(change: dict[str, Any]) -> None:
     ((name, value),) = change.items()
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         replace(LearningConfig(), **change)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from services.adapters.registry import InvalidAdapter, Registry
+from services.adapters.metadata import InvalidAdapter
+from services.adapters.registry import Registry
 from services.edge.errors import ApiError
 from services.edge.model_names import ModelNames
 from tests.services.fakes import FAMILIES
