@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 Scope = Literal["infer", "feedback", "admin"]
@@ -155,6 +155,9 @@ class LimitSettings(Group):
     images: int = Field(16, ge=1, description="Most images in one chat.")
     feedback_items: int = Field(1000, ge=1, description="Most feedback items in one call.")
     image_hosts: frozenset[str] = Field(frozenset(), description="Hosts to fetch images from; none: data URLs only.")
+    image_networks: tuple[IPvAnyNetwork, ...] = Field(
+        (), description="Private networks that those hosts may lie in, such as 10.20.0.0/16; others must be public."
+    )
 
 
 class Settings(BaseSettings):

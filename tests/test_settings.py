@@ -28,6 +28,7 @@ def fields() -> list[tuple[str, str]]:
 HOLDERS = {  # what a group is called where it is looked up, besides its own name
     ("router", "router.py"): "settings",
     ("limits", "chat.py"): "_limits",
+    ("limits", "fetching.py"): "_limits",
     ("auth", "auth.py"): "settings",
     ("model", "settings.py"): "self",
     ("store", "settings.py"): "self",

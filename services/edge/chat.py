@@ -4,16 +4,15 @@ import base64
 import io
 import json
 
-import httpx
 from PIL import Image, UnidentifiedImageError
 
 from cluster.settings import LimitSettings
-from services.edge.errors import ApiError
+from services.edge.errors import invalid
+from services.edge.fetching import ImageFetcher
 from services.engine.base import Message, Part, Prompt
 from services.schemas import ChatMessage, ChatRequest, ImagePart, ImageUrl, TextPart
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-_FETCH_TIMEOUT_S = 10.0
 
 
 class ChatReader:
@@ -21,14 +20,15 @@ class ChatReader:
 
     def __init__(self, limits: LimitSettings) -> None:
         self._limits = limits
+        self._fetcher = ImageFetcher(limits)
 
     async def read(self, request: ChatRequest) -> Prompt:
         """The prompt of a request, images decoded from base64 or fetched, not yet to pixels."""
         if len(request.messages) > self._limits.messages:
-            raise _invalid("messages", f"{len(request.messages)} messages, expected at most {self._limits.messages}")
+            raise invalid("messages", f"{len(request.messages)} messages, expected at most {self._limits.messages}")
         images = sum(isinstance(part, ImagePart) for m in request.messages for part in _parts(m))
         if images > self._limits.images:
-            raise _invalid("messages", f"{images} images, expected at most {self._limits.images}")
+            raise invalid("messages", f"{images} images, expected at most {self._limits.images}")
         return Prompt(tuple([await self._message(i, message) for i, message in enumerate(request.messages)]))
 
     async def _message(self, index: int, message: ChatMessage) -> Message:
@@ -47,27 +47,7 @@ class ChatReader:
     async def _bytes(self, field: str, image: ImageUrl) -> bytes:
         if image.url.startswith("data:"):
             return _data_url(field, image.url)
-        try:
-            url = httpx.URL(image.url)
-        except httpx.InvalidURL as error:
-            raise _invalid(field, f"{image.url[:80]!r} is no URL: {error}") from None
-        if url.scheme not in ("http", "https") or url.host not in self._limits.image_hosts:
-            raise _invalid(field, f"{image.url[:80]!r}, expected a data URL (limits.image_hosts allows no such host)")
-        return await self._fetch(field, url)
-
-    async def _fetch(self, field: str, url: httpx.URL) -> bytes:
-        chunks, size = [], 0
-        try:
-            async with httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S) as client, client.stream("GET", url) as response:
-                response.raise_for_status()
-                async for chunk in response.aiter_bytes():
-                    chunks.append(chunk)
-                    size += len(chunk)
-                    if size > self._limits.body_bytes:
-                        raise _invalid(field, f"{str(url)[:80]!r} is larger than {self._limits.body_bytes} bytes")
-        except (httpx.HTTPError, OverflowError) as error:
-            raise _invalid(field, f"{str(url)[:80]!r} cannot be fetched: {error}") from None
-        return b"".join(chunks)
+        return await self._fetcher.fetch(field, image.url)
 
     def _check(self, field: str, image: bytes) -> None:
         """Read the header alone: format and size. The pixels are decoded where they are used."""
@@ -75,9 +55,9 @@ class ChatReader:
             with Image.open(io.BytesIO(image), formats=_FORMATS) as opened:
                 width, height = opened.size
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise _invalid(field, f"{len(image)} bytes that are no {', '.join(_FORMATS)} image") from None
+            raise invalid(field, f"{len(image)} bytes that are no {', '.join(_FORMATS)} image") from None
         if width * height > self._limits.image_pixels:
-            raise _invalid(field, f"{width}×{height} pixels, expected at most {self._limits.image_pixels} in all")
+            raise invalid(field, f"{width}×{height} pixels, expected at most {self._limits.image_pixels} in all")
 
 
 def _parts(message: ChatMessage) -> list[TextPart | ImagePart]:
@@ -98,12 +78,8 @@ def _called(message: ChatMessage) -> str:
 def _data_url(field: str, url: str) -> bytes:
     header, comma, payload = url.partition(",")
     if not comma or not header.endswith(";base64"):
-        raise _invalid(field, f"{url[:40]!r}, expected data:image/<type>;base64,<data>")
+        raise invalid(field, f"{url[:40]!r}, expected data:image/<type>;base64,<data>")
     try:
         return base64.b64decode(payload, validate=True)
     except ValueError as error:
-        raise _invalid(field, f"broken base64: {error}") from None
-
-
-def _invalid(field: str, message: str) -> ApiError:
-    return ApiError(400, f"{field}: {message}", param=field, code="invalid_value")
+        raise invalid(field, f"broken base64: {error}") from None

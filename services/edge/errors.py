@@ -100,3 +100,8 @@ def found(value: T | None, field: str, name: str | None) -> T:
     if value is None:
         raise ApiError(404, f"{field}: {name!r} is unknown", param=field, code="not_found")
     return value
+
+
+def invalid(field: str, message: str) -> ApiError:
+    """A 400 about one field of the request."""
+    return ApiError(400, f"{field}: {message}", param=field, code="invalid_value")

@@ -1,4 +1,4 @@
-"""From chats to prompts: images by URL only from allowed hosts, tool calls as text, roles, OpenAI's other fields."""
+"""From chats to prompts: images by URL only from open hosts, tool calls as text, roles, OpenAI's other fields."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,15 +9,17 @@ import pytest
 from cluster.settings import LimitSettings
 from services.edge.chat import ChatReader
 from services.edge.errors import ApiError
+from services.edge.fetching import CheckedNetwork, RefusedAddress
 from services.schemas import ChatRequest
 from tests.services.images import data_url, encoded, image_part
 
 HOST = "127.0.0.1"
+OPEN = LimitSettings.model_validate({"image_hosts": {HOST}, "image_networks": ["127.0.0.0/8"]})
 SCREEN = encoded()
 
 
 class ImageServer:
-    """Answers every path with one screen, but /missing, /moved and /text."""
+    """Answers every path with one screen, but /missing, /moved, /away, /round, /nowhere and /text."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -28,6 +30,9 @@ class ImageServer:
         status, extra, body = {
             "/missing": ("404 Not Found", "", b""),
             "/moved": ("302 Found", "Location: /screen.png\r\n", b""),
+            "/away": ("302 Found", "Location: http://localhost:1/screen.png\r\n", b""),
+            "/round": ("302 Found", "Location: /round\r\n", b""),
+            "/nowhere": ("302 Found", "", b""),
             "/text": ("200 OK", "", b"hello"),
         }.get(path, ("200 OK", "", SCREEN))
         head = f"HTTP/1.1 {status}\r\n{extra}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -58,8 +63,7 @@ async def images(limits: LimitSettings, *urls: str) -> list[bytes]:
 
 
 async def test_an_allowed_host_is_asked(server: ImageServer, url: str) -> None:
-    limits = LimitSettings(image_hosts=frozenset({HOST}))
-    assert await images(limits, f"{url}/screen.png", data_url(b"") + data_url(SCREEN).partition(",")[2]) == [SCREEN] * 2
+    assert await images(OPEN, f"{url}/screen.png", data_url(b"") + data_url(SCREEN).partition(",")[2]) == [SCREEN] * 2
     assert server.asked == ["/screen.png"]
 
 
@@ -72,24 +76,71 @@ async def test_no_other_host_is(server: ImageServer, url: str, hosts: frozenset[
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [("/missing", "404"), ("/moved", "cannot be fetched"), ("/text", "5 bytes that are no PNG")],
+    [
+        ("/missing", "status 404, expected 200"),
+        ("/away", r"'http://localhost:1/screen.png', expected a data URL"),
+        ("/nowhere", "status 302 without a location"),
+        ("/text", "5 bytes that are no PNG"),
+    ],
 )
 async def test_what_is_no_image_is_refused(server: ImageServer, url: str, path: str, said: str) -> None:
     with pytest.raises(ApiError, match=said):
-        await images(LimitSettings(image_hosts=frozenset({HOST})), url + path)
+        await images(OPEN, url + path)
     assert server.asked == [path]
 
 
+async def test_a_redirect_on_the_same_host_is_followed_but_not_for_ever(server: ImageServer, url: str) -> None:
+    assert await images(OPEN, f"{url}/moved") == [SCREEN]
+    assert server.asked == ["/moved", "/screen.png"]
+    with pytest.raises(ApiError, match="more than 3 redirects"):
+        await images(OPEN, f"{url}/round")
+
+
+@pytest.mark.parametrize("networks", [[], ["10.0.0.0/8", "::/0"]])
+async def test_a_private_address_is_refused_unless_its_network_is_open(
+    server: ImageServer, url: str, networks: list[str]
+) -> None:
+    limits = LimitSettings.model_validate({"image_hosts": {HOST}, "image_networks": networks})
+    with pytest.raises(ApiError, match=r"127\.0\.0\.1, which is not public and not in limits.image_networks"):
+        await images(limits, f"{url}/screen.png")
+    assert server.asked == []
+
+
+async def test_a_name_that_lies_at_a_private_address_is_refused_too(server: ImageServer, url: str) -> None:
+    limits = LimitSettings(image_hosts=frozenset({"localhost"}))
+    with pytest.raises(ApiError, match=r"localhost lies at .* which is not public"):
+        await images(limits, url.replace(HOST, "localhost") + "/screen.png")
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.1.2.3",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "::1",
+        "fe80::1",
+        "fd00::1",
+        "::ffff:10.0.0.1",
+        "224.0.0.1",
+    ],
+)
+async def test_addresses_that_are_not_public(address: str) -> None:
+    with pytest.raises(RefusedAddress, match="not public"):
+        await CheckedNetwork(()).connect_tcp(address, 80)
+
+
 async def test_a_fetched_image_may_be_no_larger_than_a_body(url: str) -> None:
-    limits = LimitSettings(image_hosts=frozenset({HOST}), body_bytes=1024)
-    assert await images(limits, f"{url}/screen.png") == [SCREEN]
+    assert await images(OPEN, f"{url}/screen.png") == [SCREEN]
     with pytest.raises(ApiError, match="larger than 50 bytes"):
-        await images(limits.model_copy(update={"body_bytes": 50}), f"{url}/screen.png")
+        await images(OPEN.model_copy(update={"body_bytes": 50}), f"{url}/screen.png")
 
 
 async def test_a_host_that_does_not_answer_is_refused() -> None:
     with pytest.raises(ApiError, match="cannot be fetched"):
-        await images(LimitSettings(image_hosts=frozenset({HOST})), f"http://{HOST}:1/screen.png")
+        await images(OPEN, f"http://{HOST}:1/screen.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
