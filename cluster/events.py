@@ -93,7 +93,7 @@ class Completion(Record):
 
 
 class Feedback(Record):
-    """A reward for a decision or for every decision of an episode.
+    """A reward for a decision or for every decision of an episode; with a tenant, for its own decisions only.
 
     `late`, `previous` and `members` are filled in by the store, against what it knows when the feedback arrives:
     `previous` is the reward that this source gave before, `members` the decisions that the feedback covers.
@@ -109,6 +109,7 @@ class Feedback(Record):
     truncated: bool = False
     comment: str | None = None
     key: str = "anonymous"
+    tenant: str | None = None
     late: bool = False
     previous: float | None = None
     members: list[str] = []

@@ -79,6 +79,7 @@ class RequestStore(Connection):
             after.stream_id if after else "",
             decision.arm,
             decision.step.model_dump_json() if decision.step else "",
+            decision.tenant or "",
             *_flat(decision),
         ]
         fresh, *reply = await self._scripts["decide"](keys, args)
@@ -108,9 +109,9 @@ class RequestStore(Connection):
     async def feedback(self, items: Sequence[Feedback]) -> list[Status]:
         """Record each item by itself, in one round trip; the store fills in late, previous and members.
 
-        unknown: no such decision or episode, or older than the retention; nothing is written. duplicate: the target has
-        this reward from this source; nothing is written. corrected: it had another one. late: its first one, after
-        the reward window. recorded: its first one, in time.
+        unknown: no such decision or episode, another tenant's, or older than the retention; nothing is written.
+        duplicate: the target has this reward from this source; nothing is written. corrected: it had another one.
+        late: its first one, after the reward window. recorded: its first one, in time.
         """
         pipeline = self._redis.pipeline(transaction=False)
         for item in items:
@@ -155,6 +156,7 @@ class RequestStore(Connection):
             self._retention_s,
             self._key_ttl_s,
             item.model_dump_json(exclude={"late", "previous", "members"}),
+            item.tenant or "",
         ]
 
     async def _outcome(self, event: Completion | Cancellation) -> bool:

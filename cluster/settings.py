@@ -138,6 +138,12 @@ class ApiKey(Group):
     name: str = Field(min_length=1, description="Name of the key: the default feedback source, shown in the log.")
     sha256: Annotated[str, AfterValidator(_sha256_hex)] = Field(description="SHA-256 of the key, lower-case hex.")
     scopes: frozenset[Scope] = Field(description="What the key may do: infer, feedback, admin.")
+    tenant: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Who the key belongs to: it sees, and gives feedback on, this tenant's decisions only.",
+    )
+    arms: frozenset[str] = Field(frozenset(), description="Arms that may serve the key's requests; none named: all.")
 
 
 class AuthSettings(Group):

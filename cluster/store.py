@@ -52,13 +52,14 @@ class Store(RequestStore, LearnerStore):
         stored = await self._stored([one for one in found if one])
         return stored[0] if stored else None
 
-    async def decisions(self, limit: int, before: str | None = None) -> list[StoredDecision]:
-        """Up to `limit` decisions, newest first, older than the stream id `before`."""
+    async def decisions(self, limit: int, before: str | None = None, tenant: str | None = None) -> list[StoredDecision]:
+        """Up to `limit` decisions, newest first, older than the stream id `before`; a tenant's, or everybody's."""
         found: list[Entry] = []
         end = f"({before}" if before else "+"
         while len(found) < limit:
             page = cast(list[Any], await self._redis.xrevrange(self._key("events"), end, count=_PAGE))
-            found += [entry(*reply) for reply in page if reply[1][b"type"] == b"decision"]
+            read = [entry(*reply) for reply in page if reply[1][b"type"] == b"decision"]
+            found += [one for one in read if tenant in (None, cast(Decision, one[1]).tenant)]
             if len(page) < _PAGE:
                 break
             end = f"({page[-1][0].decode()}"

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.settings import CHECKOUT, Scope, Settings
+from cluster.settings import CHECKOUT, ApiKey, Scope, Settings
 from services import tables
 from services.client import Client, user_message
 from services.edge.auth import key_hash
@@ -126,13 +127,14 @@ def bandit(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> 
 @app.command()
 def decisions(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    tenant: Annotated[str | None, typer.Option(help="Those of this tenant only.")] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """The latest decisions and their outcomes."""
     with Client(url, key) as service:
-        _show(service.get("/v1/decisions", limit=limit), tables.decisions, as_json)
+        _show(service.get("/v1/decisions", limit=limit, tenant=tenant), tables.decisions, as_json)
 
 
 @app.command()
@@ -157,14 +159,22 @@ def settings(
 def new_key(
     name: Annotated[str, typer.Argument(help="Name of the key.")],
     scopes: Annotated[list[str], typer.Option("--scope", help=f"Repeatable: {', '.join(get_args(Scope))}.")],
+    tenant: Annotated[str | None, typer.Option(help="It sees and rewards this tenant's decisions only.")] = None,
+    arms: Annotated[list[str] | None, typer.Option("--arm", help="Repeatable: arms that may serve it.")] = None,
 ) -> None:
     """Make a bearer key: the secret to hand out, and the line for the configuration (which holds its hash only)."""
     if unknown := set(scopes) - set(get_args(Scope)):
         raise typer.BadParameter(f"scope {unknown.pop()!r}, expected some of {', '.join(get_args(Scope))}")
     secret = f"pm-{secrets.token_urlsafe(32)}"
+    entry = {"name": name, "sha256": key_hash(secret), "scopes": scopes, "tenant": tenant, "arms": arms}
+    given = {field: value for field, value in entry.items() if value}
+    try:
+        ApiKey.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise typer.BadParameter(f"{fault['loc'][0]} {fault['input']!r}: {fault['msg']}") from None
     console.print(f"Key, shown once:  {secret}", soft_wrap=True)
-    entry = {"name": name, "sha256": key_hash(secret), "scopes": scopes}
-    console.print(f"For auth.keys:    - {json.dumps(entry)}", soft_wrap=True, markup=False)
+    console.print(f"For auth.keys:    - {json.dumps(given)}", soft_wrap=True, markup=False)
 
 
 def _resolved(model: str | None) -> str | None:

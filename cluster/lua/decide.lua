@@ -2,7 +2,8 @@
 -- KEYS: 1 event stream, 2 decision hash, 3 deadlines, 4 request key or '', 5 episode list or '', 6 episode's course
 -- ARGV: 1 decision id, 2 its time, 3 its deadline (unix s), 4 TTL of decision and episode, 5 TTL of the request key (s),
 --       6 '1' if a known request key is given to this decision, 7 stream id of the episode's last decision that this one
---       was taken after, or '', 8 arm, 9 step of the episode (JSON), 10.. stream fields
+--       was taken after, or '', 8 arm, 9 step of the episode (JSON), 10 tenant, 11.. stream
+--       fields
 -- Reply: {1, stream id}, {0, stream id, stream fields} of the earlier decision with this request key, or {2} when the
 --        episode has gone on meanwhile
 local own = redis.call('HGET', KEYS[2], 'stream_id')
@@ -19,8 +20,8 @@ end
 if ARGV[9] ~= '' and (redis.call('HGET', KEYS[6], 'stream_id') or '') ~= ARGV[7] then
   return {2}
 end
-local stream_id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 10))
-redis.call('HSET', KEYS[2], 'stream_id', stream_id, 'time', ARGV[2], 'deadline', ARGV[3])
+local stream_id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 11))
+redis.call('HSET', KEYS[2], 'stream_id', stream_id, 'time', ARGV[2], 'deadline', ARGV[3], 'tenant', ARGV[10])
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
 if KEYS[4] ~= '' then

@@ -2,7 +2,8 @@
 -- KEYS: 1 event stream, 2 deadlines, 3 reply of this very call if it was sent before, 4 observations of the target,
 --       5 episode list, or '' when the target is a decision
 -- ARGV: 1 prefix of decision hashes, 2 decision id or '', 3 source, 4 reward (JSON), 5 truncated (JSON), 6 time (unix s),
---       7 retention (s), 8 TTL of the observations (s), 9 event JSON without late, previous, members
+--       7 retention (s), 8 TTL of the observations (s), 9 event JSON without late, previous, members,
+--       10 tenant whose decisions alone count, or ''
 -- Reply: recorded | duplicate | corrected | late | unknown
 local sent = redis.call('GET', KEYS[3])
 if sent then
@@ -12,8 +13,9 @@ end
 local candidates = KEYS[5] == '' and {ARGV[2]} or redis.call('LRANGE', KEYS[5], 0, -1)
 local time, members, deadline = tonumber(ARGV[6]), {}, 0
 for _, id in ipairs(candidates) do
-  local known = redis.call('HMGET', ARGV[1] .. id, 'time', 'deadline')
-  if known[1] and time <= tonumber(known[1]) + tonumber(ARGV[7]) then
+  local known = redis.call('HMGET', ARGV[1] .. id, 'time', 'deadline', 'tenant')
+  local own = ARGV[10] == '' or known[3] == ARGV[10]
+  if known[1] and own and time <= tonumber(known[1]) + tonumber(ARGV[7]) then
     members[#members + 1] = id
     deadline = math.max(deadline, tonumber(known[2]))
   end

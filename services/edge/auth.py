@@ -18,6 +18,35 @@ class Caller(NamedTuple):
 
     name: str
     scopes: frozenset[Scope]
+    tenant: str | None = None
+    arms: frozenset[str] = frozenset()
+
+    def allowed(self, arms: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of `arms` that may serve this caller. Raises ApiError 403 if none may."""
+        if not self.arms:
+            return arms
+        allowed = tuple(arm for arm in arms if arm in self.arms)
+        if not allowed:
+            message = (
+                f"key {self.name!r} may not use {', '.join(arms)}, expected some of {', '.join(sorted(self.arms))}"
+            )
+            raise ApiError(403, message, param="model", code="arm_not_allowed")
+        return allowed
+
+    def named_tenant(self, claimed: str | None) -> str | None:
+        """The tenant of a request: the key's own, else what the request says. Raises ApiError 403 for another's."""
+        if self.tenant and claimed and claimed != self.tenant:
+            message = f"metadata.tenant: {claimed!r}, but the key {self.name!r} is of tenant {self.tenant!r}"
+            raise ApiError(403, message, param="metadata.tenant", code="other_tenant")
+        return self.tenant or claimed
+
+    def episode(self, name: str) -> str:
+        """An episode's name in the log, where those of a tenant's keys begin with the tenant: `tenant:name`."""
+        return f"{self.tenant}:{name}" if self.tenant else name
+
+    def sees(self, tenant: str | None) -> bool:
+        """Whether decisions of a tenant are this caller's to see."""
+        return self.tenant in (None, tenant)
 
 
 ANONYMOUS = Caller("anonymous", frozenset(get_args(Scope)))
@@ -49,7 +78,7 @@ class Gatekeeper:
     def _find(self, token: str) -> Caller | None:
         digest = key_hash(token)
         matches = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
-        return Caller(matches[0].name, matches[0].scopes) if matches else None
+        return next((Caller(key.name, key.scopes, key.tenant, key.arms) for key in matches), None)
 
 
 class _Needs:

@@ -1,6 +1,6 @@
 """What the `model` field of a request may say, and which arms that makes eligible."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from services.adapters.registry import AUTO, BASE, Registry
 from services.edge.errors import ApiError
@@ -22,6 +22,10 @@ class ModelNames:
     def all(self) -> list[str]:
         """Every name, routed first."""
         return [AUTO, *self._pinned]
+
+    def fits(self, model: str, arms: Collection[str]) -> bool:
+        """Whether one of `arms` may serve what the name asks for."""
+        return model == AUTO or self._pinned[model] in arms
 
     def eligible(self, model: str, arms: Sequence[str] | None) -> tuple[str, ...]:
         """Arms that may serve. Raises ApiError 404 for an unknown model, 400 for arms that do not fit."""

@@ -39,11 +39,12 @@ def _feedback(item: FeedbackItem, caller: Caller) -> Feedback:
     return Feedback(
         time=time.time(),
         decision_id=item.decision_id,
-        episode_id=item.episode_id,
+        episode_id=caller.episode(item.episode_id) if item.episode_id else None,
         source=item.source or caller.name,
         reward=item.value,
         terminated=item.terminated,
         truncated=item.truncated,
         comment=item.comment,
         key=caller.name,
+        tenant=caller.tenant,
     )

@@ -27,13 +27,14 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
 
     async def call(request: Request, chat: ChatRequest, caller: Caller) -> Call:
         request_key, is_retry = await _request_key(request, caller)
+        episode = _header_id(request, "x-episode-id") or chat.metadata.episode_id
         return Call(
             prompt=await reader.read(chat),
-            eligible=names.eligible(chat.model, chat.routing.arms),
+            eligible=caller.allowed(names.eligible(chat.model, chat.routing.arms)),
             sampling=_sampling(chat, settings.model.max_tokens),
-            episode=_header_id(request, "x-episode-id") or chat.metadata.episode_id,
+            episode=caller.episode(episode) if episode else None,
             task=chat.metadata.task,
-            tenant=chat.metadata.tenant,
+            tenant=caller.named_tenant(chat.metadata.tenant),
             key=caller.name,
             request_key=request_key,
             is_retry=is_retry,
@@ -69,10 +70,12 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
             arms=arm_scores(choice, context, len(choice.arms)),
         )
 
-    @app.get("/v1/models", tags=["inference"], dependencies=[infers])
-    async def models() -> ModelList:
+    @app.get("/v1/models", tags=["inference"])
+    async def models(caller: Caller = infers) -> ModelList:
         """What `model` may be."""
-        return ModelList(data=[ModelCard(id=name) for name in names.all])
+        return ModelList(
+            data=[ModelCard(id=name) for name in names.all if not caller.arms or names.fits(name, caller.arms)]
+        )
 
 
 def _header_id(request: Request, name: str) -> str | None:

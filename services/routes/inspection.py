@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import FastAPI, Query
 
 from cluster.settings import Settings
+from cluster.store import StoredDecision
 from services import inspection
-from services.edge.auth import needs
+from services.edge.auth import Caller, needs
 from services.edge.errors import found
 from services.router import Router
 
@@ -25,26 +26,36 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
         views = {view.arm: view for view in (await inspection.bandit(router)).arms}
         return found(views.get(arm), "arm", arm)
 
-    @app.get("/v1/decisions", tags=["inspection"], dependencies=[inspects])
+    async def stored(decision_id: str, caller: Caller, field: str = "decision_id") -> StoredDecision:
+        """A decision that the caller may see."""
+        known = await router.store.decision(decision_id)
+        return found(known if known and caller.sees(known.decision.tenant) else None, field, decision_id)
+
+    @app.get("/v1/decisions", tags=["inspection"])
     async def decisions(
-        limit: Annotated[int, Query(ge=1, le=1000)] = 50, before: str | None = None
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+        before: str | None = None,
+        tenant: str | None = None,
+        caller: Caller = inspects,
     ) -> list[inspection.DecisionView]:
         """The latest decisions, newest first; `before` is the id of a decision to continue from."""
-        edge = found(await router.store.decision(before), "before", before).stream_id if before else None
-        return [inspection.DecisionView.of(stored) for stored in await router.store.decisions(limit, edge)]
+        edge = (await stored(before, caller, "before")).stream_id if before else None
+        if not caller.sees(tenant or caller.tenant):
+            return []
+        listed = await router.store.decisions(limit, edge, tenant or caller.tenant)
+        return [inspection.DecisionView.of(one) for one in listed]
 
-    @app.get("/v1/decisions/{decision_id}", tags=["inspection"], dependencies=[inspects])
-    async def decision(decision_id: str) -> inspection.DecisionView:
+    @app.get("/v1/decisions/{decision_id}", tags=["inspection"])
+    async def decision(decision_id: str, caller: Caller = inspects) -> inspection.DecisionView:
         """One decision and what became of it."""
-        stored = await router.store.decision(decision_id)
-        return inspection.DecisionView.of(found(stored, "decision_id", decision_id))
+        return inspection.DecisionView.of(await stored(decision_id, caller))
 
-    @app.get("/v1/episodes/{episode_id}", tags=["inspection"], dependencies=[inspects])
-    async def episode(episode_id: str) -> list[inspection.DecisionView]:
+    @app.get("/v1/episodes/{episode_id}", tags=["inspection"])
+    async def episode(episode_id: str, caller: Caller = inspects) -> list[inspection.DecisionView]:
         """The decisions of an episode, in order."""
-        members = found(await router.store.episode(episode_id), "episode_id", episode_id)
-        stored = [await router.store.decision(member) for member in members]
-        return [inspection.DecisionView.of(one) for one in stored if one]
+        members = found(await router.store.episode(caller.episode(episode_id)), "episode_id", episode_id)
+        known = [await router.store.decision(member) for member in members]
+        return [inspection.DecisionView.of(one) for one in known if one]
 
     @app.get("/v1/adapters", tags=["inspection"], dependencies=[inspects])
     async def adapters() -> list[inspection.AdapterView]:

@@ -5,9 +5,9 @@ from typing import Any
 from services.edge.auth import key_hash
 
 
-def keys(*names: str, scopes: tuple[str, ...] = ("infer", "feedback", "admin")) -> list[dict[str, Any]]:
+def keys(*names: str, scopes: tuple[str, ...] = ("infer", "feedback", "admin"), **more: Any) -> list[dict[str, Any]]:
     """Entries for `auth.keys`."""
-    return [{"name": name, "sha256": key_hash(f"pm-{name}"), "scopes": scopes} for name in names]
+    return [{"name": name, "sha256": key_hash(f"pm-{name}"), "scopes": scopes, **more} for name in names]
 
 
 def bearer(name: str) -> str:

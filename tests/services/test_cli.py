@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from cluster.settings import ApiKey
 from services.cli import app, main
 from services.client import Client, ServiceError, user_message
 from services.edge.auth import key_hash
@@ -81,6 +82,15 @@ class TestWithoutAService:
         entry = json.loads(result.output.partition("- ")[2])
         assert entry == {"name": "agents", "sha256": key_hash(secret[0]), "scopes": ["infer", "feedback"]}
         assert invoke("key", "agents", "--scope", "infer").output != result.output
+
+    def test_a_key_of_a_tenant_for_some_arms(self) -> None:
+        result = invoke("key", "agents", "--scope", "infer", "--tenant", "acme", "--arm", "base", "--arm", "inbox")
+        entry = json.loads(result.output.split("For auth.keys:    - ")[1])
+        assert (entry["tenant"], entry["arms"]) == ("acme", ["base", "inbox"])
+        assert ApiKey.model_validate(entry).tenant == "acme"
+        refused = invoke("key", "agents", "--scope", "infer", "--tenant", "two words")
+        assert refused.exit_code == 2
+        assert "tenant 'two words'" in plain(refused.output)
 
     def test_a_key_with_a_scope_that_does_not_exist(self) -> None:
         result = invoke("key", "agents", "--scope", "root")
