@@ -111,6 +111,10 @@ class LearnerSettings(Group):
         "equal", description="How an episode's reward, one observation, is shared among its decisions."
     )
     credit_discount: Fraction = Field(0.9, description="With `discounted`: share of a step relative to the next one.")
+    drift_threshold: float = Field(10.0, ge=0, description="Residual sum that raises a drift alarm (0: no test).")
+    drift_slack: float = Field(0.5, ge=0, description="Part of every residual, in deviations, that the test forgives.")
+    drift_trust: Fraction = Field(0.25, description="Share of the prior's trust κ that a drift alarm leaves.")
+    drift_carry: Fraction = Field(0.25, description="Share of the evidence that a drift alarm leaves.")
     reward_window_s: float = Field(604800, gt=0, description="Seconds until a decision without feedback is closed.")
     batch: int = Field(1000, ge=1, description="Events folded at most in one step.")
     pace_ms: float = Field(20, ge=0, description="Pause between steps, so that a burst becomes one snapshot.")

@@ -10,16 +10,20 @@ from safetensors.numpy import load, save
 
 from policies import checks
 from policies.checks import Array
+from policies.drift import Alarm, Run, Watch
 
 
 @dataclass(eq=False)
 class ArmStatistics:
     """Evidence of one arm, over its decisions i with context xᵢ [d], weight wᵢ, reward rᵢ, and tick tᵢ.
 
-    S = Σ wᵢ δᵢ xᵢxᵢᵀ and e = Σ wᵢ δᵢ rᵢ xᵢ over the matured; P = Σ xᵢxᵢᵀ over the pending. δᵢ = γ^(tick − tᵢ), times
-    the carry of each version that came after decision i: the discount runs on the arm's own count of decisions.
-    `discount` is γ; assigning it changes what is folded from then on. `updated` is the time of the last folded event
-    in unix seconds. Reward sums are over matured decisions, neither weighted nor discounted.
+    S = Σ wᵢ δᵢ xᵢxᵢᵀ and e = Σ wᵢ δᵢ rᵢ xᵢ over the matured; P = Σ xᵢxᵢᵀ over the pending. δᵢ is the product of the
+    discounts γ in force at each later decision of the arm, and of the cuts since: `discount` is γ now, `rates` lists
+    (last tick, γ) of the earlier ones, `cuts` (last tick, share) of what a new version or a drift left of the decisions
+    up to that tick. κ is `kappa`, and `standing` what the versions left of it; `released` counts the pulls
+    before the last new version. `latest` is the last tick that matured.
+    `updated` is the time of the last folded event in unix seconds. Reward sums are over matured decisions, neither
+    weighted nor discounted.
     """
 
     S: Array
@@ -35,7 +39,13 @@ class ArmStatistics:
     reward_sum: float = 0.0
     reward_square_sum: float = 0.0
     updated: float = 0.0
-    versions: list[tuple[int, float]] = field(default_factory=list)
+    standing: float = 1.0
+    released: int | None = None
+    latest: int = 0
+    watch: Watch = field(default_factory=Watch)
+    rates: list[tuple[int, float]] = field(default_factory=list)
+    cuts: list[tuple[int, float]] = field(default_factory=list)
+    alarms: list[Alarm] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         d = len(self.e)
@@ -73,6 +83,7 @@ class ArmStatistics:
         self.S += strength * np.outer(x, x)
         self.e += (strength * reward) * x
         self.matured += 1
+        self.latest = max(self.latest, tick)
         self.reward_sum += reward
         self.reward_square_sum += reward**2
 
@@ -109,13 +120,39 @@ class ArmStatistics:
         self.P = self.P - np.outer(x, x) if self.pending else np.zeros_like(self.P)
 
     def new_version(self, adapter_hash: str, carry: float) -> None:
-        """Other weights under the same name: what was known, and what still comes from before, counts `carry`."""
+        """Other weights under the same name: what was known, and what still comes from before, counts `carry`.
+
+        Drifts lowered κ for the weights that are gone: the new ones are trusted as far as the versions leave it.
+        """
         checks.number("carry", carry, 0, 1)
-        self.S *= carry
-        self.e *= carry
-        self.kappa *= carry
+        self._cut(self.tick, carry)
+        self.standing *= carry
+        self.kappa = self.standing
+        self.released = self.pulls
         self.adapter_hash = adapter_hash
-        self.versions.append((self.tick, carry))
+        self.watch = Watch()
+
+    def drifted(self, alarm: Alarm, carry: float) -> None:
+        """The arm changed: the evidence up to the latest decision that matured counts `carry`, κ is the alarm's.
+
+        Decisions after that one count fully, whenever their rewards come.
+        """
+        checks.number("carry", carry, 0, 1)
+        self._cut(self.latest, carry)
+        self.kappa = checks.number("kappa", alarm.kappa, 0, 1)
+        self.watch = Watch()
+        self.alarms.append(alarm)
+
+    def is_current(self, tick: int) -> bool:
+        """Whether the decision taken at `tick` came after every new version and drift."""
+        return not self.cuts or tick > self.cuts[-1][0]
+
+    def change_discount(self, discount: float) -> None:
+        """Another γ from the next decision on; every decision keeps the weight that it has now."""
+        checks.number("discount", discount, 0, 1)
+        if discount != self.discount:
+            self.rates.append((self.tick, self.discount))
+            self.discount = discount
 
     def to_bytes(self) -> bytes:
         """Exact serialisation: safetensors for the arrays, JSON in its metadata for the rest."""
@@ -131,7 +168,10 @@ class ArmStatistics:
             S, e, P = (np.array(arrays[name]) for name in ("S", "e", "P"))
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             scalars = json.loads(header["__metadata__"]["scalars"])
-            scalars["versions"] = [(int(tick), float(carry)) for tick, carry in scalars["versions"]]
+            for name in ("rates", "cuts"):
+                scalars[name] = [(int(tick), float(factor)) for tick, factor in scalars[name]]
+            scalars["watch"] = Watch(*(Run(*side) for side in scalars["watch"]))
+            scalars["alarms"] = [Alarm(*alarm) for alarm in scalars["alarms"]]
             return cls(S, e, P, **scalars)
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"arm statistics of {len(data)} bytes are not readable: {error}") from error
@@ -143,7 +183,15 @@ class ArmStatistics:
         """wᵢ δᵢ of the decision taken at `tick`."""
         if not 1 <= tick <= self.tick:
             raise ValueError(f"tick is {tick}, expected 1 to {self.tick}, the arm's decisions so far")
-        strength = checks.number("weight", weight, 0) * self.discount ** (self.tick - tick)
-        for last, carry in self.versions:
-            strength *= carry if tick <= last else 1.0
-        return float(strength)
+        left, since = checks.number("weight", weight, 0), tick
+        for until, discount in (*self.rates, (self.tick, self.discount)):
+            left *= discount ** max(0, until - since)
+            since = max(since, until)
+        for last, share in self.cuts:
+            left *= share if tick <= last else 1.0
+        return float(left)
+
+    def _cut(self, last: int, share: float) -> None:
+        self.S *= share
+        self.e *= share
+        self.cuts.append((last, share))

@@ -26,7 +26,7 @@ class Posterior:
         # The arrays have room for more arms than there are: adding one costs no copy of the rest.
         self._theta = np.zeros((0, d))
         self._W = np.zeros((0, d, d))
-        self._new_pulls = np.zeros(0)  # infinite for an arm with labelled examples, which needs no burn-in
+        self._new_pulls = np.zeros(0)  # infinite for an arm that needs no burn-in
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -41,15 +41,13 @@ class Posterior:
     def put(self, arm: str, statistics: ArmStatistics) -> None:
         """Add the arm, or recompute it from newer statistics; overlaid decisions of it are dropped."""
         checks.array(f"evidence of {arm!r}", statistics.e, (self.dimension,))
-        V0, b0 = self.prior.of(arm)
-        kappa, ridge = statistics.kappa, self.prior.config.ridge * np.eye(self.dimension)
-        V = kappa * V0 + (1 - kappa) * ridge + statistics.S
+        V, b = self.prior.with_evidence(arm, statistics)
         root = _inverse_root(V)
-        theta = root.T @ (root @ (kappa * b0 + statistics.e))
+        theta = root.T @ (root @ b)
         wide = _inverse_root(V + statistics.P) if statistics.pending else root
         row = self._row[arm] if arm in self._row else self._append(arm)
         self._theta[row], self._W[row] = theta, wide.T @ wide
-        self._new_pulls[row] = np.inf if self.prior.knows(arm) else statistics.pulls
+        self._new_pulls[row] = self._pulls_since_new(arm, statistics)
         self._statistics[arm] = statistics
 
     def remove(self, arm: str) -> None:
@@ -94,8 +92,13 @@ class Posterior:
         return np.sqrt(np.maximum(squares, 0.0))
 
     def burning_in(self, pulls: int) -> Mask:
-        """[K]: arms without labelled examples that were pulled fewer than `pulls` times."""
+        """[K]: arms without labelled examples, or with new weights, pulled fewer than `pulls` times since."""
         return self._new_pulls[: len(self._arms)] < pulls
+
+    def _pulls_since_new(self, arm: str, statistics: ArmStatistics) -> float:
+        if statistics.released is not None:
+            return statistics.pulls - statistics.released
+        return np.inf if self.prior.knows(arm) else statistics.pulls
 
     def _append(self, arm: str) -> int:
         row = len(self._arms)

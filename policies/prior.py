@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 
 from policies import checks
 from policies.checks import Array, Mask
 from policies.credit import Scheme
+
+if TYPE_CHECKING:
+    from policies.evidence import ArmStatistics
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class LearningConfig:
     as.  prior_wrong: ρ, weight of an example under another arm's label.  new_arm_weight: n₀, examples that the guess
     about a new arm counts as.  new_arm_mean: that guess, in reward.  version_carry: what is kept at new weights.
     credit, credit_discount: how an episode's reward is shared (policies/credit.py).
+    drift_*: threshold (0: no test) and slack of the residual test, in standard deviations; at an alarm κ is multiplied
+    by drift_trust and the evidence by drift_carry.
     """
 
     discount: float = 0.998
@@ -30,6 +35,10 @@ class LearningConfig:
     version_carry: float = 0.5
     credit: Scheme = "equal"
     credit_discount: float = 0.9
+    drift_threshold: float = 10.0
+    drift_slack: float = 0.5
+    drift_trust: float = 0.25
+    drift_carry: float = 0.25
 
     def __post_init__(self) -> None:
         checks.number("discount", self.discount, np.finfo(np.float64).tiny, 1)
@@ -42,6 +51,10 @@ class LearningConfig:
         checks.number("credit_discount", self.credit_discount, 0, 1)
         if self.credit not in get_args(Scheme):
             raise ValueError(f"credit is {self.credit!r}, expected one of {get_args(Scheme)}")
+        checks.number("drift_threshold", self.drift_threshold, 0)
+        checks.number("drift_slack", self.drift_slack, 0)
+        checks.number("drift_trust", self.drift_trust, 0, 1)
+        checks.number("drift_carry", self.drift_carry, 0, 1)
 
 
 class _Sums(NamedTuple):
@@ -113,6 +126,7 @@ class Prior:
         self.statistics = statistics
         self.config = config
         self._rows = {arm: row for row, arm in enumerate(statistics.arms)}
+        self._means: dict[str, Array] = {}
 
     @property
     def dimension(self) -> int:
@@ -132,6 +146,21 @@ class Prior:
         scale, wrong = self.config.prior_weight / known.n, self.config.prior_wrong
         V0 = ridge + scale * (known.A_pos[row] + wrong * known.A_neg[row])
         return V0, scale * (known.b_pos[row] + wrong * known.b_neg[row])
+
+    def mean_of(self, arm: str) -> Array:
+        """θ₀ [d] = V₀⁻¹b₀, what the arm is expected to earn before any reward."""
+        if arm not in self._means:
+            V0, b0 = self.of(arm)
+            self._means[arm] = np.asarray(np.linalg.solve(V0, b0), dtype=np.float64)
+        return self._means[arm]
+
+    def with_evidence(self, arm: str, statistics: "ArmStatistics") -> tuple[Array, Array]:
+        """V = κV₀ + (1−κ)λI + S, symmetric, and b = κb₀ + e."""
+        V0, b0 = self.of(arm)
+        kappa = statistics.kappa
+        V = kappa * V0 + statistics.S
+        V[np.diag_indices_from(V)] += (1 - kappa) * self.config.ridge
+        return (V + V.T) / 2, kappa * b0 + statistics.e
 
     def _new(self, ridge: Array) -> tuple[Array, Array]:
         V0 = ridge + self.config.new_arm_weight * self.statistics.moment

@@ -15,4 +15,5 @@ def learning_config(settings: Settings) -> LearningConfig:
     """What the posterior needs of the settings."""
     names = ["discount", "ridge", "prior_weight", "prior_wrong", "new_arm_weight", "new_arm_mean", "version_carry"]
     names += ["credit", "credit_discount"]
+    names += ["drift_threshold", "drift_slack", "drift_trust", "drift_carry"]
     return LearningConfig(**{name: getattr(settings.learner, name) for name in names})

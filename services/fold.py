@@ -9,8 +9,10 @@ from cluster.learner_store import LedgerRow
 from policies.checks import Array
 from policies.context import ContextMap
 from policies.credit import credit
+from policies.detector import Detector
+from policies.drift import Alarm
 from policies.evidence import ArmStatistics
-from policies.prior import LearningConfig
+from policies.prior import LearningConfig, Prior
 
 Ledger = Mapping[str, tuple[Decision, LedgerRow | None]]
 
@@ -26,16 +28,18 @@ class Fold:
     def __init__(self, contexts: ContextMap, config: LearningConfig, arms: Mapping[str, ArmStatistics]) -> None:
         self._contexts = contexts
         self._config = config
+        self._detector = Detector(Prior(contexts.statistics, config))
         self._size = contexts.input_dimension * np.dtype(np.float16).itemsize
         self.arms = dict(arms)
         for statistics in self.arms.values():
-            statistics.discount = config.discount
+            statistics.change_discount(config.discount)
         self.clear()
 
     def clear(self) -> None:
         """Forget what was touched: it has been committed."""
         self.touched: set[str] = set()
         self.rows: dict[str, LedgerRow] = {}
+        self.alarms: list[tuple[str, Alarm]] = []
         self._decisions: dict[str, Decision] = {}
 
     @staticmethod
@@ -119,7 +123,9 @@ class Fold:
             statistics.retract(x, before.tick, _mean(before), before.weight, time)
         elif after.rewards:
             pending = before.status == "pending"
-            statistics.mature(x, after.tick, _mean(after), after.weight, time, was_pending=pending)
+            taught = (x, after.tick, _mean(after), after.weight, time, pending)
+            if alarm := self._detector.mature(after.arm, statistics, *taught):
+                self.alarms.append((after.arm, alarm))
         elif before.status == "pending":
             statistics.forget(x, time)
 

@@ -91,6 +91,8 @@ class Learner:
             router=self._contexts.fingerprint,
         )
         self._position, self._outdated = position, []
+        for arm, alarm in fold.alarms:
+            log.warning("%s no longer earns what was believed: %s", arm, alarm)
         fold.clear()
 
     async def _register(self, registry: Registry) -> None:

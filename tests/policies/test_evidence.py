@@ -1,6 +1,7 @@
 """Folding events one by one gives the sums written down from scratch, whatever their order and lateness."""
 
 from dataclasses import dataclass, fields
+from math import prod
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ class Pull:
 
     x: Array
     carries_before: int
+    discount_before: float | None
     delay: int
     fate: str
     reward: float
@@ -31,6 +33,7 @@ pulls = st.builds(
     Pull,
     x=st.lists(finite, min_size=D, max_size=D).map(np.array),
     carries_before=st.integers(0, 0) | st.integers(0, 1),
+    discount_before=st.none() | st.floats(0.5, 1.0),
     delay=st.integers(0, 30),
     fate=st.sampled_from(["matured", "matured", "late", "forgotten", "open"]),
     reward=st.floats(0, 1),
@@ -48,6 +51,7 @@ def played(story: list[Pull], discount: float) -> ArmStatistics:
         if now < len(story):
             for version in range(story[now].carries_before):
                 arm.new_version(f"v{now}.{version}", CARRY)
+            arm.change_discount(story[now].discount_before or arm.discount)
             ticks[now] = arm.pull(story[now].x, float(now))
         for i, pull in enumerate(story[: now + 1]):
             if now == i + pull.delay:
@@ -70,7 +74,9 @@ def test_the_fold_equals_the_sum_from_scratch(story: list[Pull], discount: float
     arm = played(story, discount)
     S, e, P = np.zeros((D, D)), np.zeros(D), np.zeros((D, D))
     size_S, size_e, size_P = 1e-30, 1e-30, 1e-30
-    rewards = []
+    rewards, rates = [], [discount]
+    for pull in story:
+        rates.append(pull.discount_before or rates[-1])
     for i, pull in enumerate(story):
         if pull.fate == "open":
             P += np.outer(pull.x, pull.x)
@@ -79,7 +85,7 @@ def test_the_fold_equals_the_sum_from_scratch(story: list[Pull], discount: float
             continue
         reward = pull.reward if pull.corrected is None else pull.corrected
         later_versions = sum(other.carries_before for other in story[i + 1 :])
-        strength = pull.weight * discount ** (len(story) - 1 - i) * CARRY**later_versions
+        strength = pull.weight * prod(rates[i + 2 :]) * CARRY**later_versions
         S += strength * np.outer(pull.x, pull.x)
         e += strength * reward * pull.x
         size_S += strength * float(pull.x @ pull.x)
@@ -107,6 +113,19 @@ def test_bytes_round_trip_exactly(story: list[Pull], discount: float) -> None:
     assert again.to_bytes() == arm.to_bytes()
     again.pull(story[0].x, 99.0)
     assert (again.tick, again.updated) == (arm.tick + 1, 99.0)
+
+
+def test_another_discount_leaves_the_past_as_it_is() -> None:
+    x, arm = np.array([1.0, 0.0]), ArmStatistics.empty(2, 0.5)
+    first, second = arm.pull(x, 0.0), arm.pull(x, 0.0)
+    arm.mature(x, first, 1.0, 1.0, 1.0, was_pending=True)
+    arm.change_discount(1.0)
+    assert arm.S[0, 0] == 0.5
+    arm.mature(x, second, 1.0, 1.0, 2.0, was_pending=True)
+    assert arm.S[0, 0] == 1.5
+    arm.pull(x, 3.0)
+    arm.retract(x, first, 1.0, 1.0, 4.0)
+    assert arm.S[0, 0] == 1.0
 
 
 def test_nothing_pending_leaves_no_rounding() -> None:

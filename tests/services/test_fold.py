@@ -256,7 +256,7 @@ class TestArms:
 
     def test_a_router_that_is_faster_than_the_learner_makes_no_new_version(self, ledger: Ledger) -> None:
         ledger.take(decision("d1"), ArmRegistered(time=0.0, arm="inbox", adapter_hash="v1"))
-        assert (ledger["inbox"].kappa, ledger["inbox"].versions) == (1.0, [])
+        assert (ledger["inbox"].kappa, ledger["inbox"].cuts) == (1.0, [])
 
     def test_a_new_version_carries_a_share(self, ledger: Ledger) -> None:
         ledger.take(decision("d1"), reward("d1", 1.0), decision("d2"))
@@ -291,3 +291,30 @@ def test_features_of_another_model_are_passed_over(ledger: Ledger, content: byte
     ledger.rows["d1"] = LedgerRow(tick=1, arm="inbox", status="pending", weight=1.0, rewards={})
     ledger.take(reward("d1", 1.0), Timeout(time=9.0, decision_id="d1"), reward("d2", 0.5))
     assert counts(ledger["inbox"]) == (1, 0, 1, 0.5)
+
+
+def test_an_arm_that_breaks_raises_the_same_alarm_whatever_the_batches(contexts: ContextMap) -> None:
+    """The residual test is part of the fold: a Learner that restarts in between sees the same drift."""
+    asked = [decision(f"d{i}") for i in range(60)]
+    events = [event for i, one in enumerate(asked) for event in (one, reward(f"d{i}", float(i < 40), time=2.0 + i))]
+    whole, parted = Ledger(contexts), Ledger(contexts)
+    whole.take(*events)
+    for start in range(0, len(events), 7):
+        parted.take(*events[start : start + 7])
+    known = whole["inbox"]
+    assert known.alarms[-1].worse
+    assert known.alarms[-1].time >= 42.0
+    assert known.kappa == known.alarms[-1].kappa < 1.0
+    assert (parted["inbox"].alarms, parted["inbox"].kappa) == (known.alarms, known.kappa)
+    assert same(parted["inbox"], known)
+
+
+def test_what_the_fold_raised_is_told_until_it_is_committed(contexts: ContextMap) -> None:
+    fold = Fold(contexts, CONFIG, {})
+    decided = {f"d{i}": decision(f"d{i}") for i in range(60)}
+    for i, one in enumerate(decided.values()):
+        fold.apply(one, {})
+        fold.apply(reward(one.id, float(i < 40)), {})
+    assert fold.alarms == [("inbox", alarm) for alarm in fold.arms["inbox"].alarms] != []
+    fold.clear()
+    assert fold.alarms == []
