@@ -30,31 +30,34 @@ _FLAGS: Final = (
 )
 
 _START: Final = "core.endEpisode(0); Math.seedrandom(seed); core.startEpisodeReal();"
+_AT_ONCE: Final = "if (window.jQuery) jQuery.fx.off = true;"
+"""Pages that move things after a click show where they end at once."""
 
-_PLAY: Final = """
-const [seed, selector, aim, SIDE, BAR] = arguments;
+_ASK: Final = """
+const [seed, selector, aim, single, SIDE, BAR] = arguments;
 const start = () => { %(start)s };
 const all = () => [...document.querySelectorAll(selector)];
-start();
 const wins = all().map((_, index) => {
+    if (!single) return true;
     start();
     all()[index].dispatchEvent(new MouseEvent('click', {bubbles: true}));
     return WOB_DONE_GLOBAL && WOB_RAW_REWARD_GLOBAL == 1;
 });
-start();
+if (single) start();
 const answers = all().filter((_, index) => wins[index]);
 const area = e => {
     const r = e.getBoundingClientRect();
     const [x0, y0, x1, y1] = [r.left, r.top - BAR, r.right, r.bottom - BAR];
     return [Math.max(0, x0), Math.max(0, y0), Math.min(SIDE, x1), Math.min(SIDE, y1)];
 };
-const hits = (e, x, y) => e.contains(document.elementFromPoint(x + .5, y + .5 + BAR));
+const counts = (e, x, y) => { %(counts)s };
+const hits = (e, x, y) => e.contains(document.elementFromPoint(x, y)) && counts(e, x, y);
 const runs = e => {
     const [x0, y0, x1, y1] = area(e).map((v, i) => i < 2 ? Math.floor(v) : Math.ceil(v)), out = [];
     for (let y = y0; y < y1; y++) {
         let from = -1;
         for (let x = x0; x <= x1; x++) {
-            const hit = x < x1 && hits(e, x, y);
+            const hit = x < x1 && hits(e, x + .5, y + .5 + BAR);
             if (hit && from < 0) from = x;
             if (!hit && from >= 0) { out.push([y, from, x]); from = -1; }
         }
@@ -77,31 +80,42 @@ class Page:
     def __init__(self, driver: Chrome, family: Family) -> None:
         self._driver = driver
         self._family = family
-        self._play = _PLAY % {"start": _START, "scene": family.scene}
+        self._driver.execute_script(_AT_ONCE)
 
-    def play(self, seed: int) -> Played:
-        """Start the seed, ask the page for its answers by clicking each candidate, photograph the fresh screen."""
-        family = self._family
-        said: dict[str, Any] = self._driver.execute_script(self._play, seed, family.candidates, family.aim, SIDE, BAR)
+    def start(self, seed: int) -> None:
+        """Start the seed's episode afresh."""
+        self._driver.execute_script(f"const seed = arguments[0]; {_START}", seed)
+
+    def look(self, seed: int, step: int) -> Played:
+        """Ask the page, which must be at this step (0-based) of the seed, for its answers; photograph it.
+
+        Where the task is a single click each candidate is clicked on a fresh start of the seed, and the page judges.
+        """
+        asked, single = self._family.steps[step], len(self._family.steps) == 1
+        script = _ASK % {"start": _START, "scene": asked.scene, "counts": asked.counts}
+        said: dict[str, Any] = self._driver.execute_script(script, seed, asked.candidates, asked.aim, single, SIDE, BAR)
         answers = [(answer["aim"], answer["runs"]) for answer in said["answers"]]
         scene = [(label, box) for label, box in said["scene"]]
-        return Played(said["instruction"], answers, scene, self._photograph())
+        return Played(said["instruction"], answers, scene, self.photograph())
 
-    def reward(self, seed: int, x: float, y: float) -> float:
-        """Raw reward of a real mouse click at pixel (x, y) of the task area on a fresh start of the seed."""
-        self._driver.execute_script(f"const seed = arguments[0]; {_START}", seed)
+    def click(self, x: float, y: float) -> None:
+        """A real mouse click at pixel (x, y) of the task area; the mouse leaves it at once."""
         for kind in ("mousePressed", "mouseReleased"):
             self._mouse(kind, x, y + BAR, button="left", clickCount=1)
         self._mouse("mouseMoved", 0, 0)
+
+    def reward(self) -> float:
+        """Raw reward of the episode so far: 0 until it ends, never decayed by time."""
         return float(self._driver.execute_script("return WOB_RAW_REWARD_GLOBAL"))
 
-    def _mouse(self, kind: str, x: float, y: float, **more: str | int) -> None:
-        self._driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **more})
-
-    def _photograph(self) -> bytes:
+    def photograph(self) -> bytes:
+        """The task area as a PNG."""
         clip = {"x": 0, "y": BAR, "width": SIDE, "height": SIDE, "scale": 1}
         shot = self._driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "clip": clip})
         return base64.b64decode(shot["data"])
+
+    def _mouse(self, kind: str, x: float, y: float, **more: str | int) -> None:
+        self._driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **more})
 
 
 @contextlib.contextmanager

@@ -50,11 +50,14 @@ def from_pixel(pixel: float) -> int:
 
 @dataclass(frozen=True)
 class Episode:
-    """One screen with its instruction; `image` is a PNG in base64, `boxes` are where a click earns the reward."""
+    """One screen with its instruction; `image` is a PNG in base64, `boxes` are where a click is right.
 
-    id: str
+    step: which click of the task this is, from 1; the screen is what the right clicks before it left.
+    """
+
     family: str
     seed: int
+    step: int
     instruction: str
     image: str
     boxes: tuple[Box, ...]
@@ -66,6 +69,11 @@ class Episode:
             return False
         x, y = to_pixel(click[0]), to_pixel(click[1])
         return any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in self.boxes)
+
+    @property
+    def id(self) -> str:
+        """Names the row: family, seed and step."""
+        return f"{self.family}/{self.seed}/{self.step}"
 
     @property
     def png(self) -> bytes:

@@ -5,105 +5,151 @@ from typing import Final
 
 
 @dataclass(frozen=True)
-class Family:
-    """One MiniWoB++ task that a single click solves.
+class Step:
+    """One click of a task. What is JavaScript is the body of a function.
 
-    candidates: CSS selector of the elements that may be the answer; the page itself says which one is.
+    candidates: CSS selector of the elements that may be the answer. Where the task is a single click the page itself
+        says which one is; of several clicks every candidate is right, since no page judges half a task.
+    scene: of (answers: Element[]), returns [label, element][] for the reading questions: what stands where.
     aim: CSS selector, inside a candidate, of the part to click; the candidate itself where empty.
-    scene: body of a JavaScript function of (answers: Element[]) that returns [label, element][] for the reading
-        questions: what stands where, from the page's DOM.
-    fixed: whether the answer hardly depends on the screen, so that there is little to record and to read.
-    grounded: whether the instruction names something to find on the screen. The base practises these tasks a little.
-    adapter_steps: how long to train the family's adapter, in batches.
-    kept: whether that adapter is good enough to be published; the base reads the family's screens all the same.
+    counts: of (element, x, y), in pixels of the page: whether a click there is right, beyond hitting the element.
     """
 
-    name: str
     candidates: str
     scene: str
     aim: str = ""
-    fixed: bool = False
-    grounded: bool = True
-    adapter_steps: int = 400
-    kept: bool = True
+    counts: str = "return true;"
 
-    @property
-    def screens(self) -> int:
-        """How many training screens to record."""
-        return 500 if self.fixed else 2000
+
+@dataclass(frozen=True)
+class Family:
+    """One MiniWoB++ task that clicks solve.
+
+    steps: its clicks in order, each on the screen that the ones before it left.
+    goal: the raw reward of the page that counts as success.
+    screens: how many training seeds to record; each gives a screen a step.
+    fixed: whether the answer hardly depends on the screen, so that there is little to read.
+    practised: the screens on which the base practises the task: enough for the format, too few to be good at it.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    goal: float = 1.0
+    screens: int = 1000
+    fixed: bool = False
+    practised: int = 64
 
 
 _FORM_SCENE: Final = """
     return [...document.querySelectorAll('#area > *')].filter(e => e.tagName != 'BR').map(
         e => [{DIV: 'text', SPAN: 'text', INPUT: 'field'}[e.tagName] || '"' + e.innerHTML + '" button', e]);"""
+_SECTION_SCENE: Final = """
+    const text = document.querySelector('.ui-accordion-content');
+    return [['"' + document.querySelector('#area h3').textContent + '" button', document.querySelector('#area h3')],
+        ...(text.offsetHeight ? [['text', text]] : []),
+        ['"Submit" button', document.querySelector('#subbtn')]];"""
+_CIRCLE_SCENE: Final = """
+    return [['circle', document.querySelector('.black-circle')],
+        ...[...document.querySelectorAll('#blue-circle')].map(e => ['blue circle', e]),
+        ['"Submit" button', document.querySelector('#subbtn')]];"""
+_NEAR_CENTRE: Final = (
+    "return Math.hypot(x - e.getAttribute('cx'), y - 50 - e.getAttribute('cy')) < .35 * e.getAttribute('r');"
+)
 
 _ALL: Final = (
     Family(
         "count-sides",
-        "#form button",
-        "return [['shape with ' + answers[0].dataset.sides + ' sides', document.querySelector('#c')]];",
-        grounded=False,
-        adapter_steps=150,
+        (
+            Step(
+                "#form button",
+                "return [['shape with ' + answers[0].dataset.sides + ' sides', document.querySelector('#c')]];",
+            ),
+        ),
+        practised=8,
     ),
     Family(
         "grid-coordinate",
-        "circle",
-        "return [...document.querySelectorAll('circle')].map(e => ['grid coordinate ' + e.id, e]);",
+        (
+            Step(
+                "circle",
+                "return [...document.querySelectorAll('circle')].map(e => ['grid coordinate ' + e.id, e]);",
+            ),
+        ),
+        screens=500,
         fixed=True,
-        grounded=False,
-        adapter_steps=400,
+        practised=8,
     ),
     Family(
         "click-tab",
-        "#area ul a",
-        "return [...document.querySelectorAll('#area ul a')].map(e => [e.textContent, e]);",
+        (
+            Step(
+                "#area ul a",
+                "return [...document.querySelectorAll('#area ul a')].map(e => [e.textContent, e]);",
+            ),
+        ),
+        screens=500,
         fixed=True,
-        grounded=False,
-        adapter_steps=150,
+        practised=8,
     ),
     Family(
         "identify-shape",
-        "#area-buttons button",
-        """const figure = document.querySelector('#area_svg > *');
-        return [[figure.getAttribute('fill') + ' ' + answers[0].textContent.toLowerCase(), figure]];""",
-        grounded=False,
-        adapter_steps=150,
+        (
+            Step(
+                "#area-buttons button",
+                """const figure = document.querySelector('#area_svg > *');
+                return [[figure.getAttribute('fill') + ' ' + answers[0].textContent.toLowerCase(), figure]];""",
+            ),
+        ),
+        practised=8,
     ),
     Family(
-        "click-test-2",
-        "#area button",
-        "return [...document.querySelectorAll('#area button')].map(e => ['button ' + e.textContent, e]);",
-        kept=False,
+        "click-dialog",
+        (
+            Step(
+                "button.ui-button",
+                """return [['text', document.querySelector('#dialog')], ['"x" button', answers[0]]];""",
+            ),
+        ),
+        practised=8,
+    ),
+    Family(
+        "click-collapsible",
+        (Step("#area h3", _SECTION_SCENE), Step("#subbtn", _SECTION_SCENE)),
+        practised=8,
+    ),
+    Family(
+        "circle-center",
+        (Step(".black-circle", _CIRCLE_SCENE, counts=_NEAR_CENTRE), Step("#subbtn", _CIRCLE_SCENE)),
+        goal=0.6,
+        practised=8,
     ),
     Family(
         "click-color",
-        "#area .color",
-        "return [...document.querySelectorAll('#area .color')].map(e => [e.dataset.color + ' colored box', e]);",
-        adapter_steps=800,
+        (
+            Step(
+                "#area .color",
+                """return [...document.querySelectorAll('#area .color')].map(
+                    e => [e.dataset.color + ' colored box', e]);""",
+            ),
+        ),
+        screens=1500,
     ),
     Family(
         "click-widget",
-        ".widget",
-        """return [...document.querySelectorAll('.widget')].map(e => e.querySelector('input, textarea, button')).map(
-            e => ['"' + e.dataset.type + '" widget', e]);""",
-        aim="input, textarea, button",
+        (
+            Step(
+                ".widget",
+                """return [...document.querySelectorAll('.widget')].map(
+                    e => e.querySelector('input, textarea, button')).map(
+                    e => ['"' + e.dataset.type + '" widget', e]);""",
+                aim="input, textarea, button",
+            ),
+        ),
+        screens=1500,
     ),
-    Family("click-button", "#area button", _FORM_SCENE, adapter_steps=900),
-    Family(
-        "click-shape",
-        "#area_svg > *",
-        """const size = e => ({text: parseInt(e.getAttribute('font-size')), rect: +e.getAttribute('width'),
-            circle: 2 * e.getAttribute('r')}[e.tagName] ?? e.getBBox().width) > 15 ? 'large' : 'small';
-        const kind = e => ({rect: 'rectangle', polygon: 'triangle'}[e.tagName] ||
-            (e.tagName == 'circle' ? 'circle' : /\\d/.test(e.textContent) ? 'digit' : 'letter'));
-        return [...document.querySelectorAll('#area_svg > *')].map(
-            e => [[size(e), e.getAttribute('fill'), kind(e)].join(' '), e]);""",
-        kept=False,
-    ),
+    Family("click-button", (Step("#area button", _FORM_SCENE),), screens=3000),
 )
 
 FAMILIES: Final = {family.name: family for family in _ALL}
-KEPT: Final = tuple(family.name for family in _ALL if family.kept)
-"""The families with published adapters and episodes."""
 NEWER: Final = ("click-color", "identify-shape")
-"""Families whose adapter came after the router was trained: no example of theirs is in its data."""
+"""Families whose adapters came after the router was trained: no example of theirs is in its data."""

@@ -9,8 +9,10 @@ from typing import Annotated, Final
 
 import typer
 
-from examples.miniwob.families import KEPT
-from examples.miniwob.paths import ADAPTERS, DATA, EPISODES, MODEL, ROUTER, WORLD
+from examples.miniwob.families import FAMILIES
+from examples.miniwob.paths import DATA, EPISODES, MODEL, ROUTER, WORLD
+from examples.miniwob.recipes import ONE_FOR_ALL, RECIPES
+from examples.miniwob.train_adapters import folder_of
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class Step:
 
 
 STEPS: Final = (
-    Step("record", lambda: all((EPISODES / f"{family}.jsonl").exists() for family in KEPT)),
+    Step("record", lambda: all((EPISODES / f"{family}.jsonl").exists() for family in FAMILIES)),
     Step("train_base", lambda: (MODEL / "model.safetensors").exists()),
-    Step("train_adapters", lambda: all((ADAPTERS / family).exists() for family in KEPT)),
+    Step("train_adapters", lambda: all(folder_of(recipe).exists() for recipe in (*RECIPES.values(), ONE_FOR_ALL))),
     Step("train_router", lambda: (ROUTER / "router.json").exists()),
     Step("outcomes", lambda: False, ("--save",)),
 )

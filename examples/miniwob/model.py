@@ -55,6 +55,14 @@ def load_processor(folder: Path) -> ImagesOnlyProcessor:
     return ImagesOnlyProcessor(Qwen2VLImageProcessorPil.from_pretrained(folder), tokenizer, template)
 
 
+def load_model(folder: Path) -> Qwen3VLForConditionalGeneration:
+    """The model saved in a folder, in float32, to train on."""
+    model: Qwen3VLForConditionalGeneration = Qwen3VLForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32
+    )
+    return model
+
+
 def build_processor(texts: Iterable[str]) -> ImagesOnlyProcessor:
     """A processor whose byte-level BPE is trained on the texts; any UTF-8 text tokenizes."""
     images = Qwen2VLImageProcessorPil(

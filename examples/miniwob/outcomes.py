@@ -1,52 +1,68 @@
-"""The outcome table: every arm on every recorded episode, by real generation through the service's engine."""
+"""The outcome table: every arm on every recorded screen, by real generation through the service's engine."""
 
-import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Self
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from examples.miniwob.episodes import Episode, load_all
-from examples.miniwob.paths import ADAPTERS, MODEL, OUTCOMES
-from examples.miniwob.reporting import progress_bar
+from examples.miniwob.episodes import load_all
+from examples.miniwob.measurement import Columns, measure
+from examples.miniwob.paths import ADAPTERS, COMPARISONS, MODEL, OUTCOMES, WORSE
+from examples.miniwob.recipes import RECIPES
 from services.adapters.registry import Registry
-from services.engine.base import Engine, Message, Part, Prompt, Sampling
-from services.engine.peft import PeftEngine
-
-_MAX_TOKENS = 32
-_BATCH = 64
 
 app = typer.Typer(add_completion=False)
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Success of `arms` by episode id; `adapters` are the content hashes that were measured."""
+    """Success of every column by episode id.
+
+    arms: the columns that the service offers, the base first. others: columns for comparison, `worse/<adapter>` and
+    LoRAs that the service does not offer. adapters: the content hash of each LoRA among arms and others.
+    """
 
     adapters: dict[str, str]
     arms: tuple[str, ...]
+    others: tuple[str, ...]
     table: dict[str, tuple[bool, ...]]
 
-    def success(self, episode: str, arm: str) -> bool:
-        """Whether the arm solves the episode. KeyError, ValueError: not measured."""
-        return self.table[episode][self.arms.index(arm)]
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that was measured."""
+        return self.arms + self.others
+
+    def success(self, episode: str, column: str) -> bool:
+        """Whether the arm, or another column, solves the episode. KeyError, ValueError: not measured."""
+        return self.table[episode][self.columns.index(column)]
+
+    def rate(self, episodes: Iterable[str], column: str) -> float:
+        """Share of the episodes that the column solves."""
+        return mean(self.success(episode, column) for episode in episodes)
 
     def best(self, episodes: Sequence[str], *, adapters_only: bool = False) -> str:
         """The arm that solves most of the episodes; the first of equals."""
         arms = [arm for arm in self.arms if not adapters_only or arm in self.adapters]
         return max(arms, key=lambda arm: sum(self.success(episode, arm) for episode in episodes))
 
+    @property
+    def families(self) -> dict[str, list[str]]:
+        """Episode ids by family."""
+        names = sorted({family_of(id_) for id_ in self.table})
+        return {name: [id_ for id_ in self.table if family_of(id_) == name] for name in names}
+
     def save(self, path: Path = OUTCOMES) -> None:
         """Write the table, an episode a line."""
         rows = ",\n".join(
             f"  {json.dumps(id_)}: {json.dumps([int(s) for s in row])}" for id_, row in self.table.items()
         )
-        head = json.dumps({"adapters": self.adapters, "arms": self.arms})[1:-1]
+        head = json.dumps({"adapters": self.adapters, "arms": self.arms, "others": self.others})[1:-1]
         path.write_text(f'{{{head},\n "table": {{\n{rows}\n}}}}\n')
 
     @classmethod
@@ -54,65 +70,65 @@ class Outcomes:
         """Read the table."""
         data = json.loads(path.read_text())
         table = {id_: tuple(bool(success) for success in row) for id_, row in data["table"].items()}
-        return cls(data["adapters"], tuple(data["arms"]), table)
+        return cls(data["adapters"], tuple(data["arms"]), tuple(data["others"]), table)
 
 
-def prompt(episode: Episode) -> Prompt:
-    """The episode as the gateway hands it to the engine."""
-    return Prompt((Message("user", (Part(image=episode.png), Part(text=episode.instruction))),))
+def family_of(episode: str) -> str:
+    """The family that an episode's id names."""
+    return episode.partition("/")[0]
 
 
-async def answer(engine: Engine, episode: Episode, gates: dict[str, float]) -> str:
-    """The greedy answer under the gates."""
-    sampling = Sampling(max_tokens=_MAX_TOKENS)
-    return "".join([delta.text async for delta in engine.generate(prompt(episode), gates, sampling)])
+def worse(adapter: str) -> str:
+    """The column of an adapter's worse version."""
+    return f"worse/{adapter}"
 
 
-async def measure(engine: Engine, registry: Registry, episodes: Sequence[Episode]) -> Outcomes:
-    """Run every arm on every episode."""
-    columns: dict[str, list[bool]] = {}
-    with progress_bar("outcomes", len(registry.arms) * len(episodes)) as advance:
-
-        async def succeeds(episode: Episode, gates: dict[str, float]) -> bool:
-            success = episode.success(await answer(engine, episode, gates))
-            advance()
-            return success
-
-        for arm in registry.arms:
-            gates = registry.gates(arm)
-            columns[arm] = await asyncio.gather(*[succeeds(episode, gates) for episode in episodes])
-    rows = zip(*(columns[arm] for arm in registry.arms), strict=True)
-    table = {episode.id: row for episode, row in zip(episodes, rows, strict=True)}
-    return Outcomes({adapter.name: adapter.fingerprint for adapter in registry}, registry.arms, table)
+def columns_of(offered: Registry) -> Columns:
+    """Every column of the world with the LoRA behind it: what the service offers, then what is compared with it."""
+    found: Columns = {arm: offered.paths.get(arm) for arm in offered.arms}
+    found |= {worse(adapter.name): adapter.path for adapter in Registry(WORSE)}
+    return found | {adapter.name: adapter.path for adapter in Registry(COMPARISONS)}
 
 
-def matrix(outcomes: Outcomes) -> Table:
-    """Success in percent, arms down, families across."""
-    families = sorted({id_.partition("/")[0] for id_ in outcomes.table})
-    table = Table("arm", *families)
-    for arm in outcomes.arms:
-        rates = []
-        for family in families:
-            column = [outcomes.success(id_, arm) for id_ in outcomes.table if id_.startswith(f"{family}/")]
-            rates.append(f"{100 * sum(column) / len(column):.1f}")
-        table.add_row(arm, *rates)
-    return table
+def hashes() -> dict[str, str]:
+    """Content hash of every LoRA, by column."""
+    versions = {worse(adapter.name): adapter.fingerprint for adapter in Registry(WORSE)}
+    own = {adapter.name: adapter.fingerprint for folder in (ADAPTERS, COMPARISONS) for adapter in Registry(folder)}
+    return own | versions
+
+
+def own(column: str) -> str | None:
+    """The family that an adapter was trained for; None for what is not one of the published adapters."""
+    return RECIPES[column].families[0] if column in RECIPES else None
+
+
+def matrix(table: Outcomes) -> Table:
+    """Success in percent, columns down, families across, in bold where an adapter is at home."""
+    families = table.families
+    shown = Table("arm", *families, "mean")
+    for column in table.columns:
+        rates = {family: table.rate(ids, column) for family, ids in families.items()}
+        cells = [
+            f"[bold]{100 * rate:.1f}[/]" if own(column) == family else f"{100 * rate:.1f}"
+            for family, rate in rates.items()
+        ]
+        shown.add_row(column, *cells, f"{100 * mean(rates.values()):.1f}", end_section=column == table.arms[-1])
+    return shown
 
 
 @app.command()
 def main(
     save: Annotated[bool, typer.Option("--save", help="Write the table to world/outcomes.json.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Engines at a time, one CPU thread each.")] = 2,
 ) -> None:
-    """Measure every arm on every recorded episode and print arms × families."""
-    registry = Registry(ADAPTERS)
-    engine = PeftEngine(str(MODEL), registry.paths, max_batch=_BATCH)
-    try:
-        outcomes = asyncio.run(measure(engine, registry, load_all()))
-    finally:
-        engine.close()
+    """Measure every arm on every recorded screen and print arms × families."""
+    offered = Registry(ADAPTERS)
+    columns = columns_of(offered)
+    others = tuple(column for column in columns if column not in offered.arms)
+    table = Outcomes(hashes(), offered.arms, others, measure(MODEL, columns, load_all(), processes))
     if save:
-        outcomes.save()
-    Console(width=160).print(matrix(outcomes))
+        table.save()
+    Console(width=200).print(matrix(table))
 
 
 if __name__ == "__main__":

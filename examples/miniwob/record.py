@@ -12,21 +12,25 @@ from typing import Annotated, Final
 import typer
 
 from examples.miniwob.browser import Page, open_page
-from examples.miniwob.episodes import Episode, to_pixel
-from examples.miniwob.families import FAMILIES, KEPT
+from examples.miniwob.episodes import to_pixel
+from examples.miniwob.families import FAMILIES, Family
 from examples.miniwob.paths import DATA, EPISODES
 from examples.miniwob.reporting import log_to, progress_bar
-from examples.miniwob.screens import Played, Screen, read_screens, to_screen
+from examples.miniwob.screens import Played, Screen, read_screens, to_episode, to_screen
 
 CHUNK: Final = 250
 """Seeds a job: one browser, one file, and the most work that a kill can lose."""
 HELD_OUT: Final = 1_000_000
 """First seed of the held-out episodes; training seeds count from 0."""
-EPISODES_A_FAMILY: Final = 250
+EPISODES_A_FAMILY: Final = 270
+"""Held-out seeds."""
 VALIDATION: Final = 60
-"""The first held-out screens of a family, for choices made while training: they are not published."""
+"""The first held-out seeds of a family, for choices made while training: they are not published."""
 SPARE: Final = 20
 """Held-out seeds beyond those, in place of any whose reward a real click does not confirm."""
+
+Spot = tuple[float, float]
+"""x, y in pixels of the task area."""
 
 log = logging.getLogger("record")
 app = typer.Typer(add_completion=False)
@@ -53,43 +57,75 @@ class Job:
         """Record the job; returns how many of its seeds gave no usable screen."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        kept = 0
+        kept: set[int] = set()
         with open_page(FAMILIES[self.family], self.chromium, self.chromedriver) as page, part.open("w") as file:
             for screen in self._screens(page):
                 file.write(screen.to_json() + "\n")
-                kept += 1
+                kept.add(screen.seed)
         part.rename(self.path)
-        return self.count - kept
+        return self.count - len(kept)
 
     def _screens(self, page: Page) -> Iterator[Screen]:
         for seed in range(self.first, self.first + self.count):
-            played = page.play(seed)
-            screen = to_screen(seed, played)
-            if screen is not None and (not self.verify or _really_pays(page, seed, played, screen)):
-                yield screen
+            yield from play(page, FAMILIES[self.family], seed, self.verify)
 
 
-def _really_pays(page: Page, seed: int, played: Played, screen: Screen) -> bool:
-    """Whether real clicks earn 1 at the screen's own click and at one random pixel of every answer."""
-    chance = random.Random(seed)
-    spots = [(to_pixel(screen.click[0]), to_pixel(screen.click[1]))]
+def play(page: Page, family: Family, seed: int, verify: bool) -> list[Screen]:
+    """A screen for each step of the seed, the right click made in between.
+
+    Empty where a step has no answer inside the picture or where, if `verify`, a real click does not earn the reward.
+    """
+    page.start(seed)
+    played: list[Played] = []
+    screens: list[Screen] = []
+    for step in range(len(family.steps)):
+        if screens:
+            page.click(*_pixel(screens[-1]))
+        played.append(page.look(seed, step))
+        screen = to_screen(seed, step + 1, played[-1])
+        if screen is None:
+            return []
+        screens.append(screen)
+    return screens if not verify or _really_pays(page, family, seed, played, screens) else []
+
+
+def _pixel(screen: Screen) -> Spot:
+    return to_pixel(screen.click[0]), to_pixel(screen.click[1])
+
+
+def _really_pays(page: Page, family: Family, seed: int, played: list[Played], screens: list[Screen]) -> bool:
+    """Whether real clicks earn the goal at the screens' own clicks and at one random pixel of every answer."""
+    own = [_pixel(screen) for screen in screens]
+    ways = [own]
+    for step, one in enumerate(played):
+        ways += [[*own[:step], spot, *own[step + 1 :]] for spot in _random_spots(one, random.Random(seed))]
+    return all(_earned(page, seed, way) >= family.goal for way in ways)
+
+
+def _random_spots(played: Played, chance: random.Random) -> Iterator[Spot]:
+    """The middle of a random clickable pixel of every answer."""
     for _, runs in played.answers:
         if runs:
             y, x0, x1 = chance.choice(runs)
-            spots.append((chance.randrange(x0, x1) + 0.5, y + 0.5))
-    return all(page.reward(seed, x, y) == 1 for x, y in spots)
+            yield chance.randrange(x0, x1) + 0.5, y + 0.5
 
 
-def publish(family: str) -> int:
-    """Write the family's held-out episodes, all but those to validate on; returns how many."""
-    screens = read_screens(DATA / "held-out" / family, EPISODES_A_FAMILY)[VALIDATION:]
-    lines = [
-        Episode(f"{family}/{s.seed}", family, s.seed, s.instruction, s.image, s.boxes).to_json() + "\n" for s in screens
-    ]
+def _earned(page: Page, seed: int, spots: list[Spot]) -> float:
+    page.start(seed)
+    for spot in spots:
+        page.click(*spot)
+    return page.reward()
+
+
+def publish(family: Family) -> int:
+    """Write the family's held-out screens, all but those to validate on; returns how many."""
+    steps = len(family.steps)
+    screens = read_screens(DATA / "held-out" / family.name, EPISODES_A_FAMILY * steps)[VALIDATION * steps :]
+    lines = [to_episode(family.name, screen).to_json() + "\n" for screen in screens]
     EPISODES.mkdir(exist_ok=True)
-    part = EPISODES / f"{family}.part"
+    part = EPISODES / f"{family.name}.part"
     part.write_text("".join(lines), encoding="utf-8")
-    part.rename(EPISODES / f"{family}.jsonl")
+    part.rename(EPISODES / f"{family.name}.jsonl")
     return len(lines)
 
 
@@ -119,8 +155,8 @@ def record(
             job = running[done]
             log.info("%s from seed %d: %d of %d dropped", job.family, job.first, done.result(), job.count)
             advance()
-    for name in set(names) & set(KEPT):
-        log.info("%s: %d held-out episodes", name, publish(name))
+    for name in names:
+        log.info("%s: %d held-out screens", name, publish(FAMILIES[name]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from examples.miniwob.episodes import SCALE, Box, from_pixel, to_pixel
+from examples.miniwob.episodes import SCALE, Box, Episode, from_pixel, to_pixel
 
 _GRID: Final = 10
 """Targets are rounded to this step (1.6 px), so that an answer carries no digit that no pixel can show."""
@@ -40,7 +40,8 @@ class Played:
 class Screen:
     """A screen, where to click on it, and what stands on it.
 
-    click: (x, y) in 0..999. boxes: all that earns the reward. scene: (label, x, y), x and y in 0..999, reading order.
+    step: which click of the task this is, from 1. click: (x, y) in 0..999. boxes: all that is right. scene: (label, x,
+    y), x and y in 0..999, reading order.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class Screen:
     click: tuple[int, int]
     boxes: tuple[Box, ...]
     scene: tuple[tuple[str, int, int], ...]
+    step: int
 
     def to_json(self) -> str:
         """One line of a screens file."""
@@ -69,10 +71,12 @@ def read_screens(folder: Path, limit: int) -> list[Screen]:
 def _from_row(row: dict[str, Any]) -> Screen:
     boxes = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in row["boxes"])
     scene = tuple((label, x, y) for label, x, y in row["scene"])
-    return Screen(row["seed"], row["instruction"], row["image"], (row["click"][0], row["click"][1]), boxes, scene)
+    return Screen(
+        row["seed"], row["instruction"], row["image"], (row["click"][0], row["click"][1]), boxes, scene, row["step"]
+    )
 
 
-def to_screen(seed: int, played: Played) -> Screen | None:
+def to_screen(seed: int, step: int, played: Played) -> Screen | None:
     """What to keep of a played seed; None where no right answer can be clicked inside the picture."""
     answers = [(box, [(y, x0, x1) for y, x0, x1 in runs]) for box, runs in played.answers if runs]
     if not answers:
@@ -86,7 +90,13 @@ def to_screen(seed: int, played: Played) -> Screen | None:
         click=_click(box, runs),
         boxes=tuple(piece for _, each in answers for piece in merge_runs(each)),
         scene=tuple((label, *_rounded_centre(area)) for label, area in scene if area[1] < area[3]),
+        step=step,
     )
+
+
+def to_episode(family: str, screen: Screen) -> Episode:
+    """The screen as a request to answer."""
+    return Episode(family, screen.seed, screen.step, screen.instruction, screen.image, screen.boxes)
 
 
 def merge_runs(runs: list[Run]) -> list[Box]:

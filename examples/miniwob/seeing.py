@@ -12,7 +12,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from examples.miniwob.batches import GRID, IMAGE_TOKENS
 from examples.miniwob.episodes import SCALE
-from examples.miniwob.model import MERGE, VOCABULARY
+from examples.miniwob.model import MERGE
 from examples.miniwob.screens import Screen
 
 _SIDE: Final = GRID // MERGE
@@ -37,14 +37,14 @@ class Naming:
     ) -> torch.Tensor:
         """Weighted mean cross entropy between what the image tokens say and an even mix of the words that are there."""
         said = model.lm_head(torch.cat(tuple(seen.pooler_output))).float().log_softmax(-1)
-        there = torch.stack([self._target(screen) for screen in screens]).view(-1, VOCABULARY)
+        there = torch.stack([self._target(screen, said.shape[-1]) for screen in screens]).flatten(0, 1)
         weight = torch.where(there[:, self._nothing] > 0, _EMPTY, 1.0)
         loss: torch.Tensor = -((said * there).sum(-1) * weight).sum() / weight.sum()
         return loss
 
-    def _target(self, screen: Screen) -> torch.Tensor:
+    def _target(self, screen: Screen, vocabulary: int) -> torch.Tensor:
         """Shares of the words [image tokens, vocabulary] that each image token should say."""
-        shares = torch.zeros(IMAGE_TOKENS, VOCABULARY)
+        shares = torch.zeros(IMAGE_TOKENS, vocabulary)
         for label, x, y in screen.scene:
             shares[y * _SIDE // (SCALE + 1) * _SIDE + x * _SIDE // (SCALE + 1), self._ids(label)] += 1
         shares[shares.sum(-1) == 0, self._nothing] = 1

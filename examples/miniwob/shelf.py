@@ -28,7 +28,7 @@ class Shelf:
 
 def open_shelf(family: Family) -> Shelf:
     """Load a family's training screens; ValueError where none are recorded."""
-    screens = read_screens(DATA / "screens" / family.name, family.screens)
+    screens = read_screens(DATA / "screens" / family.name, family.screens * len(family.steps))
     if not screens:
         raise ValueError(f"no training screens of {family.name}: run examples.miniwob.record first")
     return Shelf(family, screens, patch_table(screens))

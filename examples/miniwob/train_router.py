@@ -12,11 +12,11 @@ from rich.table import Table
 
 from cluster.settings import Settings
 from examples.miniwob.episodes import Episode, load_all
-from examples.miniwob.families import NEWER
-from examples.miniwob.outcomes import answer, prompt
+from examples.miniwob.families import FAMILIES, NEWER
+from examples.miniwob.measurement import answer, prompt
 from examples.miniwob.paths import ADAPTERS, DATA, MODEL, ROUTER
 from examples.miniwob.reporting import log_to, progress_bar
-from examples.miniwob.screens import read_screens
+from examples.miniwob.screens import read_screens, to_episode
 from policies.checks import Array
 from policies.context import ContextMap
 from policies.evidence import ArmStatistics
@@ -50,7 +50,7 @@ def main(
     """Train on recorded training screens, judge on held-out ones, write router/."""
     log_to("train_router")
     registry = Registry(ADAPTERS)
-    known = [arm for arm in registry.paths if arm not in NEWER]
+    known = [family for family in FAMILIES if family not in NEWER]
     engine = PeftEngine(str(MODEL), registry.paths, max_batch=64)
     try:
         data = asyncio.run(_measure(engine, registry, _training(known, screens), measured))
@@ -101,11 +101,7 @@ def judge(contexts: ContextMap, features: Array, labels: Sequence[str]) -> dict[
 
 
 def _training(families: Sequence[str], n: int) -> list[Episode]:
-    return [
-        Episode(f"{family}/{screen.seed}", family, screen.seed, screen.instruction, screen.image, screen.boxes)
-        for family in families
-        for screen in read_screens(DATA / "screens" / family, n)
-    ]
+    return [to_episode(family, screen) for family in families for screen in read_screens(DATA / "screens" / family, n)]
 
 
 async def _measure(engine: Engine, registry: Registry, episodes: Sequence[Episode], measured: int) -> Examples:

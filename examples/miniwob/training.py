@@ -53,11 +53,16 @@ class Trainer:
         if checkpoint.exists():
             self._resume()
 
-    def fit(self, title: str, loss_at: Callable[[int], torch.Tensor]) -> None:
-        """Run the steps that are left, then keep the last checkpoint."""
-        saved = time.monotonic()
-        with progress_bar(title, self._schedule.steps, self._step) as advance:
-            while self._step < self._schedule.steps:
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._step
+
+    def fit(self, title: str, loss_at: Callable[[int], torch.Tensor], until: int | None = None) -> None:
+        """Run the steps that are left, or those before `until`, then keep the last checkpoint."""
+        saved, last = time.monotonic(), self._schedule.steps if until is None else until
+        with progress_bar(title, last, self._step) as advance:
+            while self._step < last:
                 with torch.autocast("cpu", torch.bfloat16):
                     loss = loss_at(self._step)
                 value = self._update(loss)

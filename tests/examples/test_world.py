@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from examples.miniwob.episodes import Episode, load_all
 from examples.miniwob.families import NEWER
-from examples.miniwob.outcomes import Outcomes, answer
+from examples.miniwob.measurement import answer
+from examples.miniwob.outcomes import Outcomes
 from examples.miniwob.paths import ADAPTERS, MODEL, ROUTER
 from examples.miniwob.train_router import judge, read_features
 from policies.context import ContextMap

@@ -142,7 +142,7 @@ class PeftModelRunner:
                 input_ids=ids.to(device),
                 attention_mask=attention.to(device),
                 position_ids=positions.to(device),
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
                 logits_to_keep=1,
                 **arguments,

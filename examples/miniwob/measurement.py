@@ -1,0 +1,73 @@
+"""Real generation through the service's engine: which columns solve which screens."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from examples.miniwob.episodes import Episode
+from examples.miniwob.reporting import progress_bar
+from services.engine.base import Engine, Message, Part, Prompt, Sampling
+from services.engine.peft import PeftEngine
+
+Columns = dict[str, Path | None]
+"""What to measure: the LoRA of each column, None for the base alone."""
+
+_MAX_TOKENS: Final = 32
+_BATCH: Final = 64
+_SHARE: Final = 4 * _BATCH
+"""Screens that one engine takes at a time."""
+
+
+def prompt(episode: Episode) -> Prompt:
+    """The episode as the gateway hands it to the engine."""
+    return Prompt((Message("user", (Part(image=episode.png), Part(text=episode.instruction))),))
+
+
+async def answer(engine: Engine, episode: Episode, gates: dict[str, float]) -> str:
+    """The greedy answer under the gates."""
+    sampling = Sampling(max_tokens=_MAX_TOKENS)
+    return "".join([delta.text async for delta in engine.generate(prompt(episode), gates, sampling)])
+
+
+def measure(model: Path, columns: Columns, episodes: Sequence[Episode], processes: int) -> dict[str, tuple[bool, ...]]:
+    """Success of every column, in their order, by episode id."""
+    shares = [episodes[start : start + _SHARE] for start in range(0, len(episodes), _SHARE)]
+    table: dict[str, tuple[bool, ...]] = {}
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    with pool, progress_bar("outcomes", len(shares)) as advance:
+        for done in as_completed([pool.submit(_measure, model, columns, share) for share in shares]):
+            table |= done.result()
+            advance()
+    return {episode.id: table[episode.id] for episode in episodes}
+
+
+def _measure(model: Path, columns: Columns, episodes: Sequence[Episode]) -> dict[str, tuple[bool, ...]]:
+    torch.set_num_threads(1)
+    adapters = {name: path for name, path in columns.items() if path}
+    engine = PeftEngine(str(model), adapters, max_batch=_BATCH, image_cache=_BATCH)
+    try:
+        return asyncio.run(solve(engine, columns, episodes))
+    finally:
+        engine.close()
+
+
+async def solve(engine: Engine, columns: Columns, episodes: Sequence[Episode]) -> dict[str, tuple[bool, ...]]:
+    """Success of every column by episode id; the engine has the columns' LoRAs by their names.
+
+    A batch of screens goes through all columns before the next, so that each screen is looked at once.
+    """
+    table: dict[str, tuple[bool, ...]] = {}
+    for start in range(0, len(episodes), _BATCH):
+        batch = episodes[start : start + _BATCH]
+        found = []
+        for column, lora in columns.items():
+            gates = {column: 1.0} if lora else {}
+            answers = await asyncio.gather(*[answer(engine, episode, gates) for episode in batch])
+            found.append([episode.success(text) for episode, text in zip(batch, answers, strict=True)])
+        table |= {episode.id: row for episode, row in zip(batch, zip(*found, strict=True), strict=True)}
+    return table
