@@ -79,7 +79,7 @@ class Decision(Record):
 
 
 class Completion(Record):
-    """The decision's answer was generated."""
+    """The decision's answer was generated; `adapters` maps each adapter that served to its content hash."""
 
     type: Literal["completion"] = "completion"
     time: float
@@ -90,6 +90,7 @@ class Completion(Record):
     completion_tokens: int
     finish_reason: str
     replica: str | None = None
+    adapters: dict[str, str] = {}
 
 
 class Feedback(Record):

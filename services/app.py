@@ -74,9 +74,10 @@ class ModelDeployment(ModelReplica):
         model = settings.model
         if model.threads:
             torch.set_num_threads(model.threads)
+        registry = Registry(model.adapters)
         engine = PeftEngine(
             model.path,
-            Registry(model.adapters).paths,
+            registry.paths,
             dtype=model.dtype,
             device="cuda" if model.gpus else "cpu",
             max_batch=model.max_batch,
@@ -88,7 +89,7 @@ class ModelDeployment(ModelReplica):
         if engine.feature_size != expected:
             found = f"{model.path} has {engine.feature_size}"
             raise ValueError(f"router.path: {settings.router.path} was trained on {expected} features, {found}")
-        super().__init__(engine, serve.get_replica_context().replica_id.unique_id)
+        super().__init__(engine, registry, serve.get_replica_context().replica_id.unique_id)
 
 
 class LearnerDeployment:

@@ -11,7 +11,7 @@ from services.edge.errors import answer_errors
 from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
 from services.router import Router
-from services.routes import feedback, inference, inspection, operations
+from services.routes import adapters, feedback, inference, inspection, operations
 
 
 def build_gateway(router: Router, settings: Settings) -> FastAPI:
@@ -32,5 +32,6 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     inference.add(app, router, settings, metrics)
     feedback.add(app, router, settings, metrics)
     inspection.add(app, router, settings)
+    adapters.add(app, router, settings)
     operations.add(app, router, metrics)
     return app

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from cluster.events import ArmScore, Cancellation, Completion, Decision, EpisodeStep
+from cluster.events import ArmRegistered, ArmScore, Cancellation, Completion, Decision, EpisodeStep
 from cluster.request_store import EpisodeMoved, LastStep
 from cluster.settings import RouterSettings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
 from policies.context import ContextMap
 from services import episodes
-from services.adapters.registry import Registry
+from services.adapters.registry import Adapter, Registry
 from services.engine.base import Delta, Encoded, Prompt, Sampling
 from services.model import Model
 from services.placement import costs
@@ -167,6 +167,20 @@ class Router:
         await anext(deltas)  # only a generator that has started is told when it is given up
         return deltas
 
+    async def reload(self, name: str) -> Adapter:
+        """Serve a known adapter as it is on disk now; other weights are a new version of its arm.
+
+        Raises InvalidAdapter, and KeyError for an unknown one. A decision whose answer starts while the weights
+        change may carry the old hash: what served is in its completion.
+        """
+        if name not in self.registry:
+            raise KeyError(name)
+        adapter = await self.model.reload(name)
+        self.registry.put(adapter)
+        registered = ArmRegistered(time=time.time(), arm=name, adapter_hash=adapter.fingerprint)
+        await self.store.register_arm(registered)
+        return adapter
+
     async def _answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         clock, first_ms, last = _Stopwatch(), None, None
         stream = self.model.generate(routed.call.prompt, routed.decision.gates, routed.call.sampling)
@@ -266,6 +280,7 @@ def _completion(routed: Routed, last: Delta, latency_ms: float, first_ms: float 
         completion_tokens=last.completion_tokens,
         finish_reason=str(last.finish_reason),
         replica=last.replica,
+        adapters=dict(last.adapters or {}),
     )
 
 

@@ -56,6 +56,14 @@ class Registry:
     def __getitem__(self, name: str) -> Adapter:
         return self._adapters[name]
 
+    def read(self, name: str) -> Adapter:
+        """A known adapter as it is on disk now; the registry does not change. Raises InvalidAdapter, KeyError."""
+        return _read(self[name].path)
+
+    def put(self, adapter: Adapter) -> None:
+        """Another version of a known adapter from now on, or a new one."""
+        self._adapters[adapter.name] = adapter
+
     @property
     def arms(self) -> tuple[str, ...]:
         """What the router chooses among: the base first, then every adapter."""

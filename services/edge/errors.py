@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from cluster.connection import UNAVAILABLE
+from services.adapters.metadata import InvalidAdapter
 from services.engine.base import InvalidPrompt
 from services.episodes import OtherCoordinates
 from services.schemas import UNION_TAGS
@@ -58,6 +59,9 @@ def answer_errors(app: FastAPI) -> None:
     def other_coordinates(error: OtherCoordinates) -> ApiError:
         return ApiError(409, f"episode_id: {error}", param="episode_id", code="other_coordinates")
 
+    def invalid_adapter(error: InvalidAdapter) -> ApiError:
+        return ApiError(400, str(error), param="name", code="invalid_adapter")
+
     def unavailable(_: Exception) -> ApiError:
         return ApiError(503, "the store is away, nothing was lost: try again", code="store_away", retry_after_s=1)
 
@@ -74,6 +78,7 @@ def answer_errors(app: FastAPI) -> None:
     app.exception_handler(RequestValidationError)(validation_error)
     app.exception_handler(InvalidPrompt)(handler(invalid_prompt))
     app.exception_handler(OtherCoordinates)(handler(other_coordinates))
+    app.exception_handler(InvalidAdapter)(handler(invalid_adapter))
     app.exception_handler(HTTPException)(handler(http_error))
     app.exception_handler(Exception)(handler(failure))
     for kind in UNAVAILABLE:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 FinishReason = Literal["stop", "length"]
@@ -78,13 +79,14 @@ class Encoded(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """A piece of the answer. The last one has a finish reason, the token counts and the replica."""
+    """A piece of the answer. The last one has a finish reason, the token counts, the replica and what served there."""
 
     text: str
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     replica: str = ""
+    adapters: Mapping[str, str] | None = None  # content hash of each adapter that served
 
 
 class Engine(ABC):
@@ -110,6 +112,14 @@ class Engine(ABC):
 
         Closing the iterator gives up the request. Raises InvalidPrompt, KeyError for an adapter that the engine does
         not have, ValueError for gates that it cannot serve, EngineStopped when the engine is closed meanwhile.
+        """
+
+    @abstractmethod
+    async def load(self, name: str, path: Path) -> None:
+        """Serve the adapter in the directory `path` as `name`, in place of one that has the name already.
+
+        When this returns, requests that start from then on get the new weights; those that run or wait keep theirs.
+        Raises ValueError for an adapter that does not fit the model (nothing changes), EngineStopped after `close`.
         """
 
     @abstractmethod

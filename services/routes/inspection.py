@@ -56,8 +56,3 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
         members = found(await router.store.episode(caller.episode(episode_id)), "episode_id", episode_id)
         known = [await router.store.decision(member) for member in members]
         return [inspection.DecisionView.of(one) for one in known if one]
-
-    @app.get("/v1/adapters", tags=["inspection"], dependencies=[inspects])
-    async def adapters() -> list[inspection.AdapterView]:
-        """The adapters that can serve."""
-        return [inspection.AdapterView.of(adapter) for adapter in router.registry]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +25,15 @@ PATIENCE_S = 20.0
 class Service:
     """A service that can be restarted on the same data."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._settings = Settings.model_validate({"server": {"port": free_port()}, "store": {"data_dir": data_dir}})
+    def __init__(self, directory: Path) -> None:
+        self.adapters = directory / "adapters"
+        shutil.copytree(EMBEDDED_WORLD / "adapters", self.adapters)
+        groups = {
+            "server": {"port": free_port()},
+            "store": {"data_dir": directory},
+            "model": {"adapters": self.adapters, "replicas": 2},
+        }
+        self._settings = Settings.model_validate(groups)
         self._stack = ExitStack()
         self.url = ""
 
@@ -46,10 +54,21 @@ class Service:
         response.raise_for_status()
         return [result["status"] for result in response.json()["results"]]
 
+    def reload(self, adapter: str) -> Any:
+        """Serve the adapter as it is on disk."""
+        response = httpx.post(f"{self.url}/v1/adapters/{adapter}/reload", timeout=60)
+        response.raise_for_status()
+        return response.json()
+
     def arm(self, name: str) -> dict[str, Any]:
         """An arm's state without what changes by itself."""
         view: dict[str, Any] = self.get(f"/v1/bandit/arms/{name}")
         return view
+
+    def completed(self, decision_id: str) -> Any:
+        """A decision, once its completion is logged."""
+        eventually(lambda: self.get(f"/v1/decisions/{decision_id}")["completion"] is not None)
+        return self.get(f"/v1/decisions/{decision_id}")
 
     def ledger(self, decision_id: str) -> dict[str, Any]:
         """What the Learner has made of a decision; empty before it has folded it."""
@@ -188,6 +207,36 @@ def test_a_client_that_leaves_does_not_leave_a_pending_decision(service: Service
     eventually(lambda: service.ledger(decision_id).get("status") in ("cancelled", "pending"))
     view = service.get(f"/v1/decisions/{decision_id}")
     eventually(lambda: service.get(f"/v1/decisions/{decision_id}")["cancellation"] is not None or view["completion"])
+
+
+def test_other_weights_are_taken_over_by_every_replica(
+    service: Service, client: OpenAI, episodes: list[Episode]
+) -> None:
+    """While it runs: the answers become those of the other adapter, and say which hash served them."""
+    first, last = (next(e for e in episodes if e.family == family) for family in ("click-color", "click-tab"))
+    expected = ask(client, first, model=last.family).choices[0].message.content
+    known = {view["name"]: view["fingerprint"] for view in service.get("/v1/adapters")}
+    kept = service.adapters.parent / "kept"
+    shutil.move(service.adapters / first.family, kept)
+    shutil.copytree(service.adapters / last.family, service.adapters / first.family)
+    assert service.reload(first.family)["fingerprint"] == known[last.family]
+    replicas = set()
+    for _ in range(200):
+        answer = ask(client, first, model=first.family)
+        assert answer.choices[0].message.content == expected
+        view = service.completed(answer.id)
+        assert view["completion"]["adapters"] == view["decision"]["adapters"] == {first.family: known[last.family]}
+        replicas.add(view["completion"]["replica"])
+        if len(replicas) == 2:
+            break
+    assert len(replicas) == 2
+    (service.adapters / first.family / "adapter_config.json").write_text("{}")
+    refused = httpx.post(f"{service.url}/v1/adapters/{first.family}/reload", timeout=60)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_adapter")
+    assert "expected a PEFT LoRA configuration" in refused.json()["error"]["message"]
+    shutil.rmtree(service.adapters / first.family)
+    shutil.move(kept, service.adapters / first.family)
+    assert service.reload(first.family)["fingerprint"] == known[first.family]
 
 
 def test_everything_is_there_after_a_restart(service: Service, client: OpenAI, episodes: list[Episode]) -> None:

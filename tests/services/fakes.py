@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -29,6 +30,8 @@ class FakeEngine(Engine):
         self.generated: list[tuple[Prompt, dict[str, float], Sampling]] = []
         self.given_up = 0
         self.adapters = list(FAMILIES)
+        self.fits_nothing = False
+        self.loaded: dict[str, Path] = {}
 
     @property
     def feature_size(self) -> int:
@@ -62,6 +65,11 @@ class FakeEngine(Engine):
                 yield Delta("", self.finish, prompt_tokens=11, completion_tokens=len(self.pieces))
         finally:
             self.given_up += not done
+
+    async def load(self, name: str, path: Path) -> None:
+        if self.fits_nothing:
+            raise ValueError(f"{path}: another model's")
+        self.loaded[name] = path
 
     def close(self) -> None:
         self.gate.set()

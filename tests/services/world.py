@@ -136,7 +136,7 @@ def make_router(settings: Settings, contexts: ContextMap, engine: FakeEngine) ->
     return Router(
         settings.router,
         base=settings.model.public_name,
-        model=ModelReplica(engine),
+        model=ModelReplica(engine, Registry(settings.model.adapters)),
         store=store,
         registry=registry,
         contexts=contexts,

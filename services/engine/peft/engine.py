@@ -25,8 +25,10 @@ class PeftEngine(Engine):
         image_cache: int = 64,
     ) -> None:
         self._model = PeftModelRunner(
-            path, adapters, dtype=dtype, device=device, encode_blocks=encode_blocks, image_cache=image_cache
+            path, dtype=dtype, device=device, encode_blocks=encode_blocks, image_cache=image_cache
         )
+        self._loaded = {name: self._model.load(directory) for name, directory in adapters.items()}
+        self._replaced: set[str] = set()
         self._max_batch = max_batch
         self._window_s = batch_window_ms / 1000
         self._waiting: list[Request] = []
@@ -40,7 +42,7 @@ class PeftEngine(Engine):
 
     @property
     def resident(self) -> tuple[str, ...]:
-        return self._model.adapters
+        return tuple(self._loaded)
 
     async def encode(self, prompt: Prompt) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._model.encode, prompt)
@@ -67,6 +69,15 @@ class PeftEngine(Engine):
         finally:
             given_up.set()
 
+    async def load(self, name: str, path: Path) -> None:
+        if self._closed:
+            raise EngineStopped("the engine was closed")
+        loaded = await asyncio.get_running_loop().run_in_executor(self._thread, self._model.load, path)
+        if name in self._loaded:
+            self._replaced.add(self._loaded[name])
+        self._loaded[name] = loaded
+        self._free()
+
     def close(self) -> None:
         self._closed = True
         for request in self._waiting:
@@ -80,9 +91,9 @@ class PeftEngine(Engine):
         (name, weight), *others = gates.items()
         if others or weight != 1:
             raise ValueError(f"gates: {dict(gates)}, expected one adapter with gate 1 (this engine serves no mixtures)")
-        if name not in self._model.adapters:
-            raise KeyError(f"adapter {name!r}, expected one of {', '.join(self._model.adapters)}")
-        return name
+        if name not in self._loaded:
+            raise KeyError(f"adapter {name!r}, expected one of {', '.join(self._loaded)}")
+        return self._loaded[name]
 
     def _enqueue(self, request: Request) -> None:
         if self._closed:
@@ -98,6 +109,13 @@ class PeftEngine(Engine):
         batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
         done = asyncio.get_running_loop().run_in_executor(self._thread, self._model.answer, batch)
         done.add_done_callback(lambda _: self._continue())
+        self._free()
+
+    def _free(self) -> None:
+        """Unload what was replaced and no request waits for; the thread gets to it after the batch that it runs."""
+        for adapter in self._replaced - {request.adapter for request in self._waiting}:
+            self._replaced.remove(adapter)
+            self._thread.submit(self._model.unload, adapter)
 
     def _continue(self) -> None:
         if self._waiting:

@@ -1,6 +1,7 @@
 """Qwen3-VL with PEFT adapters, used by one thread: encode a prompt, answer a batch of rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ _NO_ADAPTER = "__base__"  # PEFT's name for a row without adapter
 
 @dataclass(frozen=True)
 class Request:
-    """One row of a batch and where its answer goes."""
+    """One row of a batch and where its answer goes; `adapter` is a name that `load` returned."""
 
     prompt: Prompt
     adapter: str | None
@@ -56,30 +57,40 @@ class _Row:
 
 
 class PeftModelRunner:
-    """The base and its adapters in one module; every adapter stays loaded."""
+    """The base and its adapters in one module; every adapter stays until it is unloaded."""
 
-    def __init__(
-        self, path: str, adapters: Mapping[str, Path], *, dtype: str, device: str, encode_blocks: int, image_cache: int
-    ) -> None:
+    def __init__(self, path: str, *, dtype: str, device: str, encode_blocks: int, image_cache: int) -> None:
         self._base, tokenizer, images = load(path, dtype=dtype, device=device)
         config = self._base.config
         self._tokenizer = Tokenizer(tokenizer, config.image_token_id, config.text_config.max_position_embeddings)
         self._vision = Vision(self._base, images, image_cache)
         self._features = EarlyFeatures(self._base, encode_blocks)
-        self._names = {name: f"adapter{i}" for i, name in enumerate(adapters)}  # PEFT refuses dots in names
+        self._names = (f"adapter{i}" for i in itertools.count())  # our own: PEFT refuses dots
         self._peft: PeftModel | None = None
-        for name, directory in adapters.items():
-            self._add(self._names[name], str(directory))
 
     @property
     def feature_size(self) -> int:
         """D of the raw features."""
         return self._features.size
 
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        """Names that a request may ask for."""
-        return tuple(self._names)
+    def load(self, directory: Path) -> str:
+        """Load an adapter; what a request calls it. ValueError: it does not fit the model."""
+        name = next(self._names)
+        try:
+            self._add(name, str(directory))
+        except (ValueError, RuntimeError) as error:  # PEFT has registered it by then
+            self.unload(name)
+            raise ValueError(f"{directory}: {error}") from error
+        return name
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter that no request asks for any more."""
+        if self._peft is None or name not in self._peft.peft_config:
+            return
+        others = [other for other in self._peft.peft_config if other != name]
+        if others:
+            self._peft.set_adapter(others[0])  # PEFT warns when the active one goes
+            self._peft.delete_adapter(name)
 
     @torch.inference_mode()
     def encode(self, prompt: Prompt) -> bytes:
@@ -136,7 +147,7 @@ class PeftModelRunner:
         cache = DynamicCache(config=self._base.config.text_config)
         arguments: dict[str, Any] = self._screens(rows)
         if self._peft:
-            arguments["adapter_names"] = [self._names.get(row.request.adapter or "", _NO_ADAPTER) for row in rows]
+            arguments["adapter_names"] = [row.request.adapter or _NO_ADAPTER for row in rows]
         while True:
             logits = (self._peft or self._base)(
                 input_ids=ids.to(device),

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from cluster.settings import ModelSettings
 from examples.miniwob.model import load_processor
@@ -243,6 +245,58 @@ class TestGenerate:
         assert len(answers) == len(PROMPTS)
         with pytest.raises(EngineStopped):
             await say(engine, PROMPTS["text only"], None)
+
+
+@ONE_LOOP
+class TestLoad:
+    async def test_other_weights_serve_what_starts_later_and_no_other_adapter(self, adapters: dict[str, Path]) -> None:
+        (old, old_path), (new, new_path), (other, other_path) = list(adapters.items())[:3]
+        prompt = PROMPTS["one screen"]
+        engine = PeftEngine(SETTINGS.path, {old: old_path, other: other_path, new: new_path}, max_batch=2)
+        try:
+            before = {name: await say(engine, prompt, name) for name in (old, new, other)}
+            assert len(set(before.values())) == 3
+            waiting = [asyncio.create_task(say(engine, prompt, old)) for _ in range(7)]
+            await asyncio.sleep(0)  # they have asked; the first batch has not begun
+            await engine.load(old, new_path)
+            later = [asyncio.create_task(say(engine, prompt, old)) for _ in range(3)]
+            assert await asyncio.gather(*waiting) == [before[old]] * 7
+            assert await asyncio.gather(*later) == [before[new]] * 3
+            assert await say(engine, prompt, other) == before[other]
+            await engine.load(old, old_path)
+            assert await say(engine, prompt, old) == before[old]
+            assert engine.resident == (old, other, new)
+        finally:
+            engine.close()
+
+    async def test_a_new_name_is_added(self, adapters: dict[str, Path]) -> None:
+        (first, path), (second, other) = list(adapters.items())[:2]
+        engine = PeftEngine(SETTINGS.path, {first: path})
+        try:
+            await engine.load(second, other)
+            assert engine.resident == (first, second)
+            assert await say(engine, PROMPTS["one screen"], second)
+        finally:
+            engine.close()
+        with pytest.raises(EngineStopped):
+            await engine.load(second, other)
+
+    async def test_what_does_not_fit_is_refused_and_the_old_serves_on(
+        self, adapters: dict[str, Path], tmp_path: Path
+    ) -> None:
+        name, path = next(iter(adapters.items()))
+        shutil.copytree(path, tmp_path / "wide")
+        tensors = load_file(path / "adapter_model.safetensors")
+        wide = {key: np.concatenate([value, value], axis=int("lora_A" in key)) for key, value in tensors.items()}
+        save_file(wide, tmp_path / "wide" / "adapter_model.safetensors")
+        engine = PeftEngine(SETTINGS.path, adapters)
+        try:
+            before = await say(engine, PROMPTS["one screen"], name)
+            with pytest.raises(ValueError, match="wide"):
+                await engine.load(name, tmp_path / "wide")
+            assert await say(engine, PROMPTS["one screen"], name) == before
+        finally:
+            engine.close()
 
 
 def test_a_screen_is_computed_once_while_it_is_kept() -> None:
