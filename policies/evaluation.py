@@ -54,12 +54,13 @@ class Log:
     @property
     def had_choice(self) -> Mask:
         """[n]: decisions with more than one eligible arm; only they say something of a policy."""
-        return self.eligible.sum(1) > 1
+        several: Mask = self.eligible.sum(1) > 1
+        return several
 
     def of(self, rows: Mask) -> "Log":
         """Only the decisions `rows` [n], and the units that they belong to."""
         kept, unit = np.unique(self.unit[rows], return_inverse=True)
-        columns = (getattr(self, name)[rows] for name in ("X", "eligible", "action", "propensity"))
+        columns = self.X[rows], self.eligible[rows], self.action[rows], self.propensity[rows]
         return Log(*columns, unit, self.reward[kept])
 
 
@@ -167,7 +168,8 @@ def _on_eligible(target: Array, eligible: Mask) -> Array:
     total = masked.sum(1, keepdims=True)
     if (masked < 0).any() or not (total > 0).all():
         raise ValueError("target has rows without probability on an eligible arm, expected some on each")
-    return masked / total
+    shares: Array = masked / total
+    return shares
 
 
 def _refuse_unlogged(log: Log) -> None:

@@ -6,8 +6,8 @@ skewed: near a success rate of 1 and under rare large weights, symmetric interva
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,8 @@ _STEPS = 60
 _PRECISION = 1e-5
 
 
-class Moment(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Moment:
     """g_i(θ) = slope_i·(anchor_i − θ), of mean zero at the truth; row i occurs count_i times.
 
     Anchors lie in [low, high], and so does θ.
