@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 Scope = Literal["infer", "feedback", "admin"]
+PolicyName = Literal["linucb", "lints", "greedy", "mlp", "knn", "retrieval", "poly", "fixed"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -81,7 +82,7 @@ class RouterSettings(Group):
     """Who decides, and how much it explores."""
 
     path: Path = Field(EMBEDDED_WORLD / "router", description="Directory of the trained router (MLP, PCA, statistics).")
-    policy: Literal["linucb", "mlp", "fixed"] = Field("linucb", description="Policy that serves `model=auto`.")
+    policy: PolicyName = Field("linucb", description="Policy that serves `model=auto`.")
     fixed_arm: str = Field("base", description="Arm of the policy `fixed`.")
     alpha: float = Field(0.2, ge=0, description="Weight of the posterior width in the LinUCB score.")
     epsilon_supervised: Fraction = Field(0.02, description="Share of decisions that follow the supervised router.")
@@ -90,6 +91,10 @@ class RouterSettings(Group):
     episode_margin: float = Field(
         0.05, ge=0, description="Gain in score above which an episode goes on with another arm than its last one."
     )
+    all_widths: int = Field(256, ge=1, description="Arms up to which each one's width is computed for a decision.")
+    top_widths: int = Field(32, ge=1, description="Above `all_widths`: arms, best by mean, whose widths are computed.")
+    neighbours: int = Field(15, ge=1, description="Examples that the policy `knn` asks.")
+    samples: int = Field(1000, ge=1, description="Draws from which the policy `lints` estimates its propensities.")
     cost_per_ms: float = Field(0.0001, ge=0, description="Reward that one millisecond of extra waiting is worth.")
     page_in_ms: float = Field(50, ge=0, description="Assumed milliseconds to load an adapter that is not resident.")
     top_arms: int = Field(16, ge=1, description="Arms whose mean, width, cost and score are logged with a decision.")

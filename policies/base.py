@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
+from itertools import repeat
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
-from policies import checks
-from policies.checks import Array, Rows
+from policies import checks, mixing
+from policies.beliefs import believe
+from policies.checks import Array, Mask, Rows
+from policies.config import PolicyConfig
 from policies.episodes import Branch, Course, Step, proceed
+from policies.request import Choice, Context, Request, Scored
+from policies.supervision import Supervision
 
 if TYPE_CHECKING:
     from policies.posterior import Posterior
@@ -19,99 +23,20 @@ if TYPE_CHECKING:
 __all__ = ["Array", "Choice", "Context", "Policy", "PolicyConfig", "Request", "Scored", "create", "register"]
 
 
-class Context(NamedTuple):
-    """What a policy sees of a request: x [d], and the supervised gate of every arm that the MLP knows."""
-
-    x: Array
-    gates: dict[str, float]
-
-
-class Choice(NamedTuple):
-    """A decision with its reasons. The arrays [K] align with `arms`, the eligible arms in order; costs are in ms.
-
-    `propensity` is p(a|x) in (0, 1], given the earlier steps of an episode; `explored` tells that chance led away from
-    the best arm; `supervised` is the eligible arm with the largest gate, or the best arm where the MLP knows none of
-    them; `course` is the episode after this step.
-    """
-
-    arm: str
-    propensity: float
-    explored: bool
-    supervised: str
-    arms: tuple[str, ...]
-    means: Array
-    widths: Array
-    costs: Array
-    scores: Array
-    course: Course
-
-
-class Request(NamedTuple):
-    """A request that passed the checks: the eligible arms, their rows in the posterior, x [d] and the gates."""
-
-    arms: tuple[str, ...]
-    rows: Rows
-    x: Array
-    gates: Mapping[str, float]
-
-
-class Scored(NamedTuple):
-    """What a pick goes by: scores [K] of the arms, the bonuses α·width [K] in them, the best and supervised index."""
-
-    arms: tuple[str, ...]
-    rows: Rows
-    scores: Array
-    bonuses: Array
-    best: int
-    supervised: int
-    seed: str
-
-    def sticky(self, arm: str, margin: float) -> int:
-        """Position of `arm`, unless it is not eligible or the best one's score is more than `margin` above its own."""
-        if arm not in self.arms:
-            return self.best
-        position = self.arms.index(arm)
-        return self.best if self.scores[self.best] - self.scores[position] > margin else position
-
-    def at(self, arm: str, otherwise: int) -> int:
-        """Position of `arm`; `otherwise` if it is not eligible."""
-        return self.arms.index(arm) if arm in self.arms else otherwise
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """Settings of the decision, shared by all policies so that one can be swapped for another.
-
-    alpha: widths added to a mean.  epsilon_*: shares of decisions that follow the supervised arm, or spread over the
-    plausible arms.  cost_per_ms: reward that a millisecond of waiting is worth.  burn_in: pulls during which an arm
-    without labelled examples counts as plausible.  fixed_arm: what the policy "fixed" serves.  episode_margin: gain in
-    score above which an episode goes on with another arm.
-    """
-
-    alpha: float = 0.2
-    epsilon_supervised: float = 0.02
-    epsilon_uniform: float = 0.03
-    cost_per_ms: float = 0.0001
-    burn_in: int = 20
-    fixed_arm: str = "base"
-    episode_margin: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name in ("alpha", "epsilon_supervised", "epsilon_uniform", "cost_per_ms", "burn_in", "episode_margin"):
-            checks.number(name, getattr(self, name), 0)
-        total = self.epsilon_supervised + self.epsilon_uniform
-        if total >= 1:
-            raise ValueError(f"epsilon_supervised + epsilon_uniform is {total}, expected less than 1")
-
-
 class Policy(ABC):
-    """Chooses an arm by score = mean + α·width − c·cost. It reads the posterior and never changes it."""
+    """Ranks the arms by `score` and draws from a mixture around its own choice, so every decision can be evaluated.
+
+    A policy reads the posterior and its supervision, and deciding changes neither: any policy can run beside another.
+    """
 
     name: ClassVar[str]
+    draws: int = 0
+    """Draws that the target is estimated from; 0: it is exact."""
 
-    def __init__(self, posterior: Posterior, config: PolicyConfig) -> None:
+    def __init__(self, posterior: Posterior, config: PolicyConfig, supervision: Supervision | None = None) -> None:
         self.posterior = posterior
         self.config = config
+        self.supervision = supervision or Supervision()
 
     def decide(
         self,
@@ -128,42 +53,122 @@ class Policy(ABC):
         The same seed and inputs give the same choice. ValueError: no eligible arm, one named twice, an unknown
         one, an x that is not finite or not [d], a cost that is not finite.
         """
-        request = self._request(context, eligible)
-        waits = np.array([checks.number(f"cost of {arm!r}", costs.get(arm, 0.0)) for arm in request.arms])
-        means, widths = self.estimate(request)
-        bonuses = self.config.alpha * widths
-        scores = means + bonuses - self.config.cost_per_ms * waits
-        best = int(np.argmax(scores))
-        supervised = _supervised(request, best)
-        scored = Scored(request.arms, request.rows, scores, bonuses, best, supervised, seed)
-        step = self.pick(scored) if course is None else proceed(scored.arms, self.ways(scored, course), course)
-        arm, label = request.arms[step.position], request.arms[supervised]
-        reasons = (request.arms, means, widths, waits, scores)
-        return Choice(arm, step.propensity, step.explored, label, *reasons, step.course)
+        return self.decide_batch([context], eligible=eligible, costs=costs, seeds=[seed], courses=[course])[0]
+
+    def decide_batch(
+        self,
+        contexts: Sequence[Context],
+        *,
+        eligible: Sequence[str],
+        costs: Mapping[str, float],
+        seeds: Sequence[str],
+        courses: Sequence[Course | None] | None = None,
+    ) -> list[Choice]:
+        """A choice for each context, as `decide` would make it, scored together."""
+        if not contexts:
+            return []
+        request, scores = self._scored(contexts, eligible, costs)
+        best = scores.argmax(axis=1)
+        target, supervised = self.target(request, scores), _supervised(request, best)
+        candidates = self._candidates(request)
+        choices = []
+        for i, (seed, course) in enumerate(zip(seeds, courses or [None] * len(seeds), strict=True)):
+            reasons = (request.arms, scores[i], target[i], candidates[i])
+            scored = Scored(*reasons, int(best[i]), int(supervised[i]), seed)
+            choices.append(self._choice(self._step(scored, course), scored, request, i))
+        return choices
+
+    def distribution(
+        self, contexts: Sequence[Context], *, eligible: Sequence[str], costs: Mapping[str, float]
+    ) -> Array:
+        """p(a|x) [B,K] of decisions by themselves, over the eligible arms: what their propensities are read from."""
+        request, scores = self._scored(contexts, eligible, costs)
+        supervised = _supervised(request, scores.argmax(axis=1))
+        return mixing.distribution(self.target(request, scores), supervised, self._candidates(request), self.config)
+
+    def predict_expectations(
+        self, contexts: Sequence[Context], *, eligible: Sequence[str], costs: Mapping[str, float]
+    ) -> Array:
+        """Scores [B,K] of the eligible arms, what the policy ranks by (MABWiser's name for it)."""
+        return self._scored(contexts, eligible, costs)[1]
 
     @abstractmethod
-    def estimate(self, request: Request) -> tuple[Array, Array]:
-        """Means [K] and widths [K] of the request's arms."""
+    def score(self, request: Request) -> Array:
+        """Scores [B,K], in reward where the policy has such a notion; the largest is the policy's best arm."""
 
-    @abstractmethod
-    def pick(self, scored: Scored) -> Step:
-        """Choose one of the scored arms, as the first step of an episode or for a decision by itself."""
+    def target(self, request: Request, scores: Array) -> Array:
+        """The policy's own distribution [B,K] before the mixing: all of it on the best score."""
+        return mixing.certain(scores.argmax(axis=1), len(request.arms))
+
+    def favourite(self, scored: Scored) -> int:
+        """The position that the policy draws from its target, decided by the seed alone."""
+        return scored.best
 
     def ways(self, scored: Scored, course: Course) -> dict[Branch, int]:
         """Where each branch of an episode's coin leads next, with certainty."""
         best = scored.sticky(course.arm, self.config.episode_margin)
         return {"best": best, "supervised": scored.supervised, "kept": scored.at(course.kept, best)}
 
-    def _request(self, context: Context, eligible: Sequence[str]) -> Request:
-        if not eligible or len(set(eligible)) < len(eligible):
-            raise ValueError(f"eligible is {list(eligible)}, expected at least one arm and each once")
-        x = checks.array("x", context.x, (self.posterior.dimension,))
-        return Request(tuple(eligible), self.posterior.rows(eligible), x, context.gates)
+    def _scored(
+        self, contexts: Sequence[Context], eligible: Sequence[str], costs: Mapping[str, float]
+    ) -> tuple[Request, Array]:
+        request = self._request(contexts, tuple(eligible), costs)
+        return request, self.score(request)
+
+    def _step(self, scored: Scored, course: Course | None) -> Step:
+        if course is None:
+            return mixing.pick(scored, self.favourite(scored), self.config)
+        return proceed(scored.arms, self.ways(scored, course), course)
+
+    def _choice(self, step: Step, scored: Scored, request: Request, i: int) -> Choice:
+        beliefs, arms = request.beliefs, request.arms
+        return Choice(
+            arms[step.position],
+            step.propensity,
+            step.explored,
+            arms[scored.supervised],
+            arms,
+            beliefs.means[i],
+            beliefs.widths[i],
+            request.waits,
+            scored.scores,
+            step.course,
+            self._error(float(scored.target[step.position])),
+            bool(beliefs.proven[i]),
+        )
+
+    def _error(self, target: float) -> float:
+        own = 1 - self.config.epsilon_supervised - self.config.epsilon_uniform
+        return own * (target * (1 - target) / self.draws) ** 0.5 if self.draws else 0.0
+
+    def _candidates(self, request: Request) -> Mask:
+        plausible = mixing.plausible(request.beliefs.optimism, self.config.alpha * request.beliefs.widths)
+        new: Mask = self.posterior.burning_in(self.config.burn_in)[request.rows]
+        return plausible | new
+
+    def _request(self, contexts: Sequence[Context], arms: tuple[str, ...], costs: Mapping[str, float]) -> Request:
+        if not arms or len(set(arms)) < len(arms):
+            raise ValueError(f"eligible is {list(arms)}, expected at least one arm and each once")
+        rows = self.posterior.rows(arms)
+        X = np.stack([checks.array("x", context.x, (self.posterior.dimension,)) for context in contexts])
+        gates = np.stack([_looked_up(context.gates, arms, np.nan) for context in contexts])
+        waits = _looked_up(costs, arms, 0.0)
+        for k in np.flatnonzero(~np.isfinite(waits)).tolist():
+            checks.number(f"cost of {arms[k]!r}", float(waits[k]))
+        penalties = self.config.cost_per_ms * waits
+        beliefs = believe(self.posterior, X, rows, penalties, self.config)
+        return Request(arms, rows, X, gates, waits, penalties, tuple(context.task for context in contexts), beliefs)
 
 
-def _supervised(request: Request, best: int) -> int:
-    known = [index for index, arm in enumerate(request.arms) if arm in request.gates]
-    return max(known, key=lambda index: request.gates[request.arms[index]], default=best)
+def _looked_up(values: Mapping[str, float], arms: tuple[str, ...], otherwise: float) -> Array:
+    return np.fromiter(map(values.get, arms, repeat(otherwise)), np.float64, len(arms))
+
+
+def _supervised(request: Request, best: Rows) -> Rows:
+    """[B]: the eligible arm with the largest gate, or the best one where the MLP knows none."""
+    known = ~np.isnan(request.gates)
+    largest = np.where(known, request.gates, -np.inf).argmax(axis=1)
+    return np.where(known.any(axis=1), largest, best)
 
 
 P = TypeVar("P", bound=Policy)
@@ -178,8 +183,8 @@ def register(policy: type[P]) -> type[P]:
     return policy
 
 
-def create(name: str, posterior: Posterior, config: PolicyConfig) -> Policy:
-    """The policy registered under `name`. ValueError: an unknown name."""
+def create(name: str, posterior: Posterior, config: PolicyConfig, supervision: Supervision | None = None) -> Policy:
+    """The policy registered under `name`. ValueError: an unknown name, or supervision that lacks what it needs."""
     if name not in _registry:
         raise ValueError(f"policy is {name!r}, expected one of {sorted(_registry)}")
-    return _registry[name](posterior, config)
+    return _registry[name](posterior, config, supervision)

@@ -18,6 +18,7 @@ from policies.base import Context
 from policies.checks import Array
 from policies.prior import SupervisedStatistics
 from policies.projection import Projection
+from policies.supervision import Supervision
 
 _FORMAT = 1
 _TENSORS = "router.safetensors"
@@ -30,7 +31,8 @@ _SUMS = ("moment", "A_pos", "A_neg", "b_pos", "b_neg")
 class ContextMap:
     """Maps features to contexts by `projection`, whose gates are those of `arms`.
 
-    `features` says how the features were made, `metrics` how well the router did on held-out examples.
+    `features` says how the features were made, `metrics` how well the router did on held-out examples. `supervision`
+    holds what only some policies need; a router may be saved without.
     """
 
     arms: tuple[str, ...]
@@ -38,6 +40,7 @@ class ContextMap:
     statistics: SupervisedStatistics
     features: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    supervision: Supervision = field(default_factory=Supervision)
 
     def __post_init__(self) -> None:
         checks.array(f"b2 of arms {list(self.arms)}", self.projection.b2, (len(self.arms),))
@@ -102,12 +105,13 @@ class ContextMap:
             "prior_examples": self.statistics.n,
             "features": dict(self.features),
             "metrics": dict(self.metrics),
-        }
+        } | self.supervision.names()
 
     def _arrays(self) -> dict[str, Array]:
         weights = {name: getattr(self.projection, name) for name in _WEIGHTS}
         sums = {name: getattr(self.statistics, name) for name in _SUMS}
-        return {name: np.ascontiguousarray(value) for name, value in (weights | sums).items()}
+        arrays = weights | sums | self.supervision.arrays()
+        return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
 
     @classmethod
     def _parse(cls, document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
@@ -116,4 +120,6 @@ class ContextMap:
         weights, sums = ({name: arrays[name] for name in names} for names in (_WEIGHTS, _SUMS))
         projection = Projection(**weights, temperature=document["temperature"])
         statistics = SupervisedStatistics(tuple(document["prior_arms"]), document["prior_examples"], **sums)
-        return cls(tuple(document["arms"]), projection, statistics, document["features"], document["metrics"])
+        supervision = Supervision.parse(document, arrays)
+        arms = tuple(document["arms"])
+        return cls(arms, projection, statistics, document["features"], document["metrics"], supervision)

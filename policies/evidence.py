@@ -73,6 +73,24 @@ class ArmStatistics:
         self.pending += 1
         return self.tick
 
+    def observe(self, x: Array, reward: float, weight: float, time: float) -> None:
+        """Fold a decision together with its reward: `pull` and `mature` in one, without a while of being pending."""
+        x, self.updated = self._vector(x), checks.number("time", time)
+        checks.number("reward", reward)
+        checks.number("weight", weight, 0)
+        if self.discount != 1:
+            self.S *= self.discount
+            self.e *= self.discount
+        weighted = weight * x
+        self.S += np.multiply.outer(weighted, x)
+        self.e += reward * weighted
+        self.tick += 1
+        self.pulls += 1
+        self.matured += 1
+        self.latest = self.tick
+        self.reward_sum += reward
+        self.reward_square_sum += reward**2
+
     def mature(self, x: Array, tick: int, reward: float, weight: float, time: float, was_pending: bool) -> None:
         """Fold the first reward of the decision taken at `tick`. It was not pending if `forget` came before."""
         x, strength = self._vector(x), self._strength(tick, weight)

@@ -1,22 +1,20 @@
-"""Always the same arm: the baseline, and the way to switch routing off."""
+"""Always the same arm: the baseline, and the way to switch routing off (with both ε at 0)."""
 
-from policies.base import Scored, register
-from policies.episodes import Branch, Course, Step, begin
-from policies.linucb import LinUCB
+import numpy as np
+
+from policies.base import Policy, register
+from policies.checks import Array
+from policies.request import Request
 
 
 @register
-class Fixed(LinUCB):
-    """Serves `fixed_arm`, or the best arm where a request rules that one out.
-
-    Its estimates are LinUCB's, so that what the router would have believed is still seen.
-    """
+class Fixed(Policy):
+    """score = 1 for `fixed_arm` and 0 for the others; where a request rules that arm out, LinUCB's score."""
 
     name = "fixed"
 
-    def pick(self, scored: Scored) -> Step:
-        position = scored.at(self.config.fixed_arm, scored.best)
-        return begin(scored.arms, position, position, "kept", {"kept": 1.0})
-
-    def ways(self, scored: Scored, course: Course) -> dict[Branch, int]:
-        return dict.fromkeys(super().ways(scored, course), scored.at(self.config.fixed_arm, scored.best))
+    def score(self, request: Request) -> Array:
+        if self.config.fixed_arm not in request.arms:
+            return request.beliefs.optimism
+        wanted = np.array([arm == self.config.fixed_arm for arm in request.arms])
+        return np.broadcast_to(wanted.astype(np.float64), request.beliefs.means.shape)

@@ -1,40 +1,57 @@
-"""The stochastic logging policy: mostly the best arm, sometimes the supervised one, sometimes a plausible one.
+"""The stochastic logging policy: mostly the policy's own choice, sometimes the supervised arm or a plausible one.
 
-LinUCB alone is deterministic; its decisions could not be evaluated offline. Here every choice has an exact propensity.
+LinUCB alone is deterministic; its decisions could not be evaluated offline. Here every choice has an exact propensity:
+p(a|x) = (1−ε_s−ε_u)·target(a|x) + ε_s·1[a = supervised] + ε_u·1[a in candidates]/|candidates|.
 """
 
 from hashlib import blake2b
 
 import numpy as np
 
-from policies.base import Policy, PolicyConfig, Scored
-from policies.checks import Array, Mask
+from policies.checks import Array, Mask, Rows
+from policies.config import PolicyConfig
 from policies.episodes import Branch, Step, begin
+from policies.request import Scored
 
 
-class MixingPolicy(Policy):
-    """A policy that draws from the mixture around its best arm. What is left to a subclass is the estimate."""
-
-    def pick(self, scored: Scored) -> Step:
-        burning_in = self.posterior.burning_in(self.config.burn_in)[scored.rows]
-        candidates = plausible(scored.scores, scored.bonuses) | burning_in
-        branch, position = draw(scored, candidates, self.config)
-        ways = masses(position, scored.best, scored.supervised, candidates, self.config)
-        return begin(scored.arms, position, scored.best, branch, ways)
+def pick(scored: Scored, favourite: int, config: PolicyConfig) -> Step:
+    """Draw an arm, as the first step of an episode or for a decision by itself; `favourite` is the policy's draw."""
+    branch, position = draw(scored, favourite, config)
+    ways = masses(position, scored.target, scored.supervised, scored.candidates, config)
+    return begin(scored.arms, position, scored.best, branch, ways)
 
 
-def plausible(scores: Array, bonuses: Array) -> Mask:
-    """Arms [K] whose upper bound, the score, reaches the lower bound of the best arm; bonuses [K] are α·width."""
-    best = np.argmax(scores)
-    reached: Mask = scores >= scores[best] - 2 * bonuses[best]
+def plausible(optimism: Array, bonuses: Array) -> Mask:
+    """Arms [..,K] whose optimistic score reaches the lower bound of the best arm; bonuses [..,K] are α·width in it."""
+    best = optimism.argmax(axis=-1)[..., np.newaxis]
+    bound = np.take_along_axis(optimism, best, -1) - 2 * np.take_along_axis(bonuses, best, -1)
+    reached: Mask = optimism >= bound
     return reached
 
 
-def masses(position: int, best: int, supervised: int, candidates: Mask, config: PolicyConfig) -> dict[Branch, float]:
-    """The terms of p(a|x) = (1−ε_s−ε_u)·1[best] + ε_s·1[supervised] + ε_u·1[candidates]/|candidates| at `position`."""
+def certain(positions: Rows, k: int) -> Array:
+    """Distributions [B,k] that are all on one position each."""
+    target = np.zeros((len(positions), k))
+    target[np.arange(len(positions)), positions] = 1.0
+    return target
+
+
+def distribution(target: Array, supervised: Rows, candidates: Mask, config: PolicyConfig) -> Array:
+    """p(a|x) [B,K] of the mixture."""
+    own = 1 - config.epsilon_supervised - config.epsilon_uniform
+    p = own * target + config.epsilon_supervised * certain(supervised, target.shape[1])
+    p += config.epsilon_uniform * candidates / candidates.sum(axis=1, keepdims=True)
+    mixed: Array = p / p.sum(axis=1, keepdims=True)
+    return mixed
+
+
+def masses(
+    position: int, target: Array, supervised: int, candidates: Mask, config: PolicyConfig
+) -> dict[Branch, float]:
+    """The terms of p(a|x) at `position`, by the branch of the coin that leads there; target and candidates are [K]."""
     terms: dict[Branch, float] = {}
-    if position == best:
-        terms["best"] = 1 - config.epsilon_supervised - config.epsilon_uniform
+    if target[position]:
+        terms["best"] = (1 - config.epsilon_supervised - config.epsilon_uniform) * float(target[position])
     if position == supervised and config.epsilon_supervised:
         terms["supervised"] = config.epsilon_supervised
     if candidates[position] and config.epsilon_uniform:
@@ -42,18 +59,18 @@ def masses(position: int, best: int, supervised: int, candidates: Mask, config: 
     return terms
 
 
-def draw(scored: Scored, candidates: Mask, config: PolicyConfig) -> tuple[Branch, int]:
+def draw(scored: Scored, favourite: int, config: PolicyConfig) -> tuple[Branch, int]:
     """How the coin falls, and the position that this leads to. Both depend on the seed, the order of arms does not."""
-    coin = _uniform(scored.seed)
+    coin = uniform(scored.seed)
     if coin < config.epsilon_uniform:
-        likes = np.flatnonzero(candidates).tolist()
-        return "kept", max(likes, key=lambda each: _uniform(scored.seed, scored.arms[each]))
+        likes = np.flatnonzero(scored.candidates).tolist()
+        return "kept", max(likes, key=lambda each: uniform(scored.seed, scored.arms[each]))
     if coin < config.epsilon_uniform + config.epsilon_supervised:
         return "supervised", scored.supervised
-    return "best", scored.best
+    return "best", favourite
 
 
-def _uniform(*key: str) -> float:
+def uniform(*key: str) -> float:
     """A number in [0, 1) that depends on the key alone, on every machine and in every release."""
     digest = blake2b("\0".join(key).encode(), digest_size=8).digest()
     return float((int.from_bytes(digest, "big") >> 11) * 2.0**-53)

@@ -2,17 +2,16 @@
 
 import numpy as np
 
-from policies.base import Request, register
+from policies.base import Policy, register
 from policies.checks import Array
-from policies.mixing import MixingPolicy
+from policies.request import Request
 
 
 @register
-class MLP(MixingPolicy):
+class MLP(Policy):
     """score = gate − c·cost, with a gate of 0 for an arm that the MLP does not know."""
 
     name = "mlp"
 
-    def estimate(self, request: Request) -> tuple[Array, Array]:
-        gates = np.array([request.gates.get(arm, 0.0) for arm in request.arms])
-        return gates, np.zeros(len(gates))
+    def score(self, request: Request) -> Array:
+        return np.nan_to_num(request.gates, nan=0.0) - request.penalties

@@ -23,7 +23,8 @@ class LearningConfig:
     about a new arm counts as.  new_arm_mean: that guess, in reward.  version_carry: what is kept at new weights.
     credit, credit_discount: how an episode's reward is shared (policies/credit.py).
     drift_*: threshold (0: no test) and slack of the residual test, in standard deviations; at an alarm κ is multiplied
-    by drift_trust and the evidence by drift_carry.
+    by drift_trust and the evidence by drift_carry.  refresh: rank-one updates at γ < 1 after which `Posterior.learn`
+    computes an arm's factor anew.
     """
 
     discount: float = 0.998
@@ -39,6 +40,7 @@ class LearningConfig:
     drift_slack: float = 0.5
     drift_trust: float = 0.25
     drift_carry: float = 0.25
+    refresh: int = 8
 
     def __post_init__(self) -> None:
         checks.number("discount", self.discount, np.finfo(np.float64).tiny, 1)
@@ -55,6 +57,7 @@ class LearningConfig:
         checks.number("drift_slack", self.drift_slack, 0)
         checks.number("drift_trust", self.drift_trust, 0, 1)
         checks.number("drift_carry", self.drift_carry, 0, 1)
+        checks.number("refresh", self.refresh, 1)
 
 
 class _Sums(NamedTuple):
@@ -146,6 +149,14 @@ class Prior:
         scale, wrong = self.config.prior_weight / known.n, self.config.prior_wrong
         V0 = ridge + scale * (known.A_pos[row] + wrong * known.A_neg[row])
         return V0, scale * (known.b_pos[row] + wrong * known.b_neg[row])
+
+    def centroid(self, arm: str) -> Array | None:
+        """The mean labelled example x̄ [d] of the arm; None for an arm without any."""
+        if arm not in self._rows:
+            return None
+        total: Array = self.statistics.A_pos[self._rows[arm]][:, 0]  # x[0] is always 1
+        centroid: Array = total / total[0]
+        return centroid
 
     def mean_of(self, arm: str) -> Array:
         """θ₀ [d] = V₀⁻¹b₀, what the arm is expected to earn before any reward."""

@@ -10,7 +10,7 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.settings import Settings
 from cluster.store import Store
-from policies import create
+from policies import Policy, create
 from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
@@ -48,7 +48,8 @@ def check(settings: Settings) -> None:
     """Refuse what cannot be served, before anything is started.
 
     Raises ValueError for an address that others can reach while no keys are configured, for adapters that cannot be
-    served, for a fixed arm that there is not, and for a router that cannot be read or that routes to unknown adapters.
+    served, for a fixed arm that there is not, and for a router that cannot be read, that routes to unknown adapters, or
+    that lacks what the policy needs.
     """
     if not settings.server.is_loopback and not settings.auth.keys:
         raise ValueError(
@@ -61,10 +62,14 @@ def check(settings: Settings) -> None:
         raise ValueError(f"router.fixed_arm: {settings.router.fixed_arm!r} is unknown, expected one of {expected}")
     if not (settings.router.path / "router.json").is_file():
         raise ValueError(f"router.path: {settings.router.path} has no router.json, expected a trained router")
-    unknown = set(ContextMap.load(settings.router.path).arms) - set(registry.arms)
-    if unknown:
+    contexts = ContextMap.load(settings.router.path)
+    if unknown := set(contexts.arms) - set(registry.arms):
         names = ", ".join(sorted(unknown))
         raise ValueError(f"router.path: {settings.router.path} routes to {names}, expected adapters of model.adapters")
+    try:
+        make_policy(settings, contexts)
+    except ValueError as error:
+        raise ValueError(f"router.policy: {error}, found {settings.router.path}") from error
 
 
 class ModelDeployment(ModelReplica):
@@ -139,10 +144,10 @@ def build_router(settings: Settings, model: Model) -> Router:
         ContextMap.load(settings.router.path),
         make_store(settings),
     )
-    posterior = Posterior(Prior(contexts.statistics, learning_config(settings)))
+    policy = make_policy(settings, contexts)
     snapshots = SnapshotFollower(
         store,
-        posterior,
+        policy.posterior,
         registry.arms,
         discount=settings.learner.discount,
         refresh_s=settings.router.refresh_s,
@@ -154,9 +159,15 @@ def build_router(settings: Settings, model: Model) -> Router:
         store=store,
         registry=registry,
         contexts=contexts,
-        policy=create(settings.router.policy, posterior, policy_config(settings)),
+        policy=policy,
         snapshots=snapshots,
     )
+
+
+def make_policy(settings: Settings, contexts: ContextMap) -> Policy:
+    """The policy that serves, over a posterior without arms. ValueError: the router lacks what the policy needs."""
+    posterior = Posterior(Prior(contexts.statistics, learning_config(settings)))
+    return create(settings.router.policy, posterior, policy_config(settings), contexts.supervision)
 
 
 def make_store(settings: Settings) -> Store:

@@ -7,7 +7,8 @@ from policies.prior import LearningConfig
 
 def policy_config(settings: Settings) -> PolicyConfig:
     """What policies need of the settings."""
-    names = ("alpha", "epsilon_supervised", "epsilon_uniform", "cost_per_ms", "burn_in", "fixed_arm", "episode_margin")
+    names = ["alpha", "epsilon_supervised", "epsilon_uniform", "cost_per_ms", "burn_in", "fixed_arm", "episode_margin"]
+    names += ["all_widths", "top_widths", "neighbours", "samples"]
     return PolicyConfig(**{name: getattr(settings.router, name) for name in names})
 
 

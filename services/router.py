@@ -152,7 +152,7 @@ class Router:
         return await self.store.last_step(call.episode) if call.episode else None
 
     def _consider(self, call: Call, encoded: Encoded, last: LastStep | None, *, seed: str) -> Considered:
-        context = self.contexts.map(np.frombuffer(encoded.features, np.float16))
+        context = self.contexts.map(np.frombuffer(encoded.features, np.float16))._replace(task=call.task)
         eligible = episodes.eligible(call.eligible, last, self.registry)
         gates = {arm: self.registry.gates(arm) for arm in eligible}
         waits = costs(eligible, gates, encoded.resident, self.settings.page_in_ms)

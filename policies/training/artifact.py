@@ -13,8 +13,12 @@ from policies.evidence import ArmStatistics
 from policies.posterior import Posterior
 from policies.prior import LearningConfig, Prior, SupervisedStatistics, supervised_statistics
 from policies.projection import Projection, normalise
+from policies.supervision import Supervision
 from policies.training.classifier import ClassifierConfig, held_out_rows
 from policies.training.network import RouterMLP
+from policies.training.poly import train_poly
+
+_EXAMPLES = 512  # kept for policies that ask the examples themselves
 
 
 def fit_context_map(
@@ -30,12 +34,14 @@ def fit_context_map(
     learning: LearningConfig | None = None,
     features: Mapping[str, str | int | float | bool] | None = None,
     metrics: Mapping[str, float] | None = None,
+    tasks: Sequence[str] = (),
 ) -> ContextMap:
     """The artifact of a network that `train_classifier` made from the same features H [n,D], labels and config.
 
     `outcomes` [n, len(outcome_arms)] are measured rewards, NaN where not measured; an arm among `outcome_arms` that
     no label names (base) is known by them alone. `features` says how H was made. To `metrics` come the held-out
     accuracy of the gates, and of the means of a posterior without evidence whose prior saw only the other examples.
+    `tasks`, one an example, train the table of the policy "poly".
     """
     rows = checks.array("H", H, (len(labels), None))
     projection = _projection(mlp, rows, pca, temperature, config.seed)
@@ -50,7 +56,8 @@ def fit_context_map(
         "cold_accuracy": _accuracy(means, mlp.arms, names[aside]),
     }
     statistics = supervised_statistics(X, labels, arms, measured)
-    return ContextMap(mlp.arms, projection, statistics, features or {}, {**(metrics or {}), **found})
+    supervision = _supervision(X, labels, tasks, config.seed)
+    return ContextMap(mlp.arms, projection, statistics, features or {}, {**(metrics or {}), **found}, supervision)
 
 
 def cold_means(statistics: SupervisedStatistics, arms: Sequence[str], X: Array, config: LearningConfig) -> Array:
@@ -59,6 +66,16 @@ def cold_means(statistics: SupervisedStatistics, arms: Sequence[str], X: Array, 
     for arm in arms:
         posterior.put(arm, ArmStatistics.empty(X.shape[1], config.discount))
     return posterior.means(X)
+
+
+def _supervision(X: Array, labels: Sequence[str], tasks: Sequence[str], seed: int) -> Supervision:
+    """A sample of the examples, and the task table if there are tasks."""
+    chosen = np.random.default_rng(seed).permutation(len(X))[:_EXAMPLES]
+    table = Supervision()
+    if tasks:
+        names, arms, logits = train_poly(tasks, labels, seed=seed)
+        table = Supervision(arms, tasks=names, logits=logits)
+    return table.with_examples(X[chosen], [labels[i] for i in chosen])
 
 
 def _projection(mlp: RouterMLP, rows: Array, pca: int, temperature: float, seed: int) -> Projection:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from policies.context import ContextMap
+from policies.supervision import Supervision
 from policies.training.artifact import fit_context_map
 from policies.training.classifier import ClassifierConfig
 from policies.training.network import RouterMLP
@@ -34,7 +36,7 @@ def context_map(mlp: RouterMLP, features: np.ndarray[tuple[int, int], np.dtype[n
     spec: dict[str, str | int | float | bool] = {"model": "tiny", "blocks": 2}
     return fit_context_map(
         mlp, features, labels, CONFIG, pca=4, temperature=2.0, outcomes=outcomes, outcome_arms=["base"],
-        features=spec, metrics={"loss": 0.5},
+        features=spec, metrics={"loss": 0.5}, tasks=["plan", "sort"] * (N // 2),
     )  # fmt: skip
 
 
@@ -99,6 +101,19 @@ def test_save_and_load_keep_everything(
     assert again.metrics == context_map.metrics
     assert again.metrics["loss"] == 0.5
     assert np.array_equal(again.statistics.A_pos, context_map.statistics.A_pos)
+    kept, known = again.supervision, context_map.supervision
+    assert (kept.arms, kept.tasks) == (known.arms, known.tasks) == (("calendar", "inbox"), ("plan", "sort"))
+    for name in ("X", "labels", "logits"):
+        assert np.array_equal(getattr(kept, name), getattr(known, name))
+    assert len(kept.labels) == N
+
+
+def test_a_router_without_supervision_is_the_router_that_it_was(context_map: ContextMap, tmp_path: Path) -> None:
+    bare = replace(context_map, supervision=Supervision())
+    bare.save(tmp_path)
+    assert not {"tasks", "supervision_arms"} & json.loads((tmp_path / "router.json").read_text()).keys()
+    assert ContextMap.load(tmp_path).supervision.tasks == ()
+    assert ContextMap.load(tmp_path).fingerprint == bare.fingerprint != context_map.fingerprint
 
 
 @pytest.mark.parametrize("damage", ["truncate", "edit", "json", "other", "format"])

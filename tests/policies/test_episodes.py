@@ -30,7 +30,7 @@ def walk(
     return choices
 
 
-@pytest.fixture(scope="module", params=["linucb", "mlp", "fixed"])
+@pytest.fixture(scope="module", params=["linucb", "lints", "mlp"])
 def episodes(request: pytest.FixtureRequest) -> list[list[Choice]]:
     policy = create(request.param, posterior("new"), CONFIG)
     return [walk(policy, f"episode-{i}") for i in range(EPISODES)]
@@ -97,7 +97,8 @@ def test_an_arm_that_may_not_go_on_is_left() -> None:
 
 
 def test_the_fixed_arm_is_fixed_in_episodes_too() -> None:
-    policy = create("fixed", posterior(), PolicyConfig(fixed_arm="inbox"))
+    config = PolicyConfig(fixed_arm="inbox", epsilon_supervised=0.0, epsilon_uniform=0.0)
+    policy = create("fixed", posterior(), config)
     assert {choice.arm for choice in walk(policy, "e", eligible=ARMS)} == {"inbox"}
 
 

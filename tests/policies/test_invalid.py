@@ -17,7 +17,7 @@ from policies.training.classifier import ClassifierConfig, train_classifier
 from policies.training.network import RouterMLP
 from tests.policies.worlds import ARMS, DIMENSION, context, contexts, posterior
 
-POLICIES = ["fixed", "linucb", "mlp"]
+POLICIES = ["fixed", "greedy", "linucb", "lints", "mlp", "retrieval"]
 X = np.ones(3)
 
 
@@ -43,7 +43,7 @@ def test_requests(
 
 
 def test_policy_names() -> None:
-    with pytest.raises(ValueError, match=r"policy is 'best', expected one of \['fixed', 'linucb', 'mlp'\]"):
+    with pytest.raises(ValueError, match=r"policy is 'best', expected one of \['fixed', 'greedy', 'knn', 'lints'"):
         create("best", posterior(), PolicyConfig())
     with pytest.raises(ValueError, match="policy name is 'linucb'"):
         register(LinUCB)
@@ -57,6 +57,10 @@ def test_policy_names() -> None:
         ({"epsilon_supervised": 0.5, "epsilon_uniform": 0.5}, r"epsilon_supervised \+ epsilon_uniform is 1.0"),
         ({"cost_per_ms": np.nan}, "cost_per_ms is nan"),
         ({"burn_in": -1}, "burn_in is -1"),
+        ({"all_widths": 0}, "all_widths is 0"),
+        ({"top_widths": 0}, "top_widths is 0"),
+        ({"neighbours": 0}, "neighbours is 0"),
+        ({"samples": 0}, "samples is 0"),
     ],
 )
 def test_policy_settings(change: dict[str, Any], message: str) -> None:
@@ -67,7 +71,8 @@ def test_policy_settings(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"discount": 0.0}, {"discount": 1.1}, {"ridge": 0.0}, {"prior_weight": -1.0}, {"prior_wrong": 2.0},
-     {"new_arm_weight": -1.0}, {"new_arm_mean": np.nan}, {"version_carry": 1.5}],
+     {"new_arm_weight": -1.0}, {"new_arm_mean": np.nan}, {"version_carry": 1.5}, {"drift_threshold": -1.0},
+     {"drift_slack": np.inf}, {"drift_trust": 1.1}, {"drift_carry": -0.1}, {"refresh": 0}],
 )  # fmt: skip
 def test_learning_settings(change: dict[str, Any]) -> None:
     ((name, value),) = change.items()

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from policies import PolicyConfig, create
@@ -59,29 +58,3 @@ def test_burn_in_ends_with_the_pulls() -> None:
     assert served() == {"calendar", "new"}
     belief.overlay("new", x)
     assert served() == {"calendar"}
-
-
-def test_mlp_follows_the_gates_and_ignores_rewards() -> None:
-    belief = posterior("new")
-    policy = create("mlp", belief, GREEDY)
-    before = policy.decide(context(0), eligible=(*ARMS, "new"), costs={}, seed="s")
-    bad = ArmStatistics.empty(DIMENSION, 1.0)
-    bad.mature(context(0).x, bad.pull(context(0).x, 0.0), 0.0, 1000.0, 0.0, was_pending=True)
-    belief.put("claims", bad)
-    after = policy.decide(context(0), eligible=(*ARMS, "new"), costs={}, seed="s")
-    assert before.arm == after.arm == "claims"
-    assert after.means.tolist() == [0.2, 0.7, 0.1, 0.0]
-    assert np.all(after.widths == 0)
-
-
-def test_fixed_serves_one_arm_and_still_tells_what_it_believed() -> None:
-    policy = create("fixed", posterior(), PolicyConfig(fixed_arm="inbox"))
-    choice = policy.decide(context(0), eligible=ARMS, costs={}, seed="s")
-    assert (choice.arm, choice.propensity, choice.explored, choice.supervised) == ("inbox", 1.0, False, "claims")
-    assert choice.means.argmax() == 0
-
-
-def test_where_the_fixed_arm_is_ruled_out_the_best_of_the_rest_serves() -> None:
-    policy = create("fixed", posterior(), PolicyConfig(fixed_arm="inbox"))
-    choice = policy.decide(context(0), eligible=[arm for arm in ARMS if arm != "inbox"], costs={}, seed="s")
-    assert (choice.arm, choice.propensity) == (choice.arms[int(choice.scores.argmax())], 1.0)

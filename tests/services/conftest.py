@@ -33,7 +33,7 @@ def fit(sharpness: float) -> ContextMap:
         mlp.second.weight[:, :3] = sharpness * torch.eye(3)
     outcomes = np.full((len(labels), 1), 0.2)
     config = ClassifierConfig(hidden=6)
-    return fit_context_map(mlp, H, labels, config, pca=3, outcomes=outcomes, outcome_arms=["base"])
+    return fit_context_map(mlp, H, labels, config, pca=3, outcomes=outcomes, outcome_arms=["base"], tasks=labels)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,15 @@
 
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.settings import Settings
+from policies.context import ContextMap
+from policies.supervision import Supervision
 from services.app import build, check
 from services.edge.auth import key_hash
 from services.launch import running
@@ -34,6 +37,14 @@ def test_a_fixed_arm_must_exist() -> None:
     check(settings(router={"policy": "fixed"}))
     with pytest.raises(ValueError, match=r"router.fixed_arm: 'nobody' is unknown, expected one of base, "):
         check(settings(router={"policy": "fixed", "fixed_arm": "nobody"}))
+
+
+def test_a_policy_must_have_what_it_goes_by(tmp_path: Path) -> None:
+    known = ContextMap.load(Settings().router.path)
+    replace(known, supervision=Supervision()).save(tmp_path)
+    with pytest.raises(ValueError, match=r"router.policy: policy 'knn' has 0 labelled examples"):
+        check(settings(router={"policy": "knn", "path": tmp_path}))
+    check(settings(router={"policy": "retrieval", "path": tmp_path}))
 
 
 def test_a_router_must_be_there_and_fit_the_adapters(tmp_path: Path) -> None:

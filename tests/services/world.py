@@ -140,7 +140,7 @@ def make_router(settings: Settings, contexts: ContextMap, engine: FakeEngine) ->
         store=store,
         registry=registry,
         contexts=contexts,
-        policy=create(settings.router.policy, snapshots.posterior, policy_config(settings)),
+        policy=create(settings.router.policy, snapshots.posterior, policy_config(settings), contexts.supervision),
         snapshots=snapshots,
     )
 
