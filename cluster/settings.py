@@ -153,6 +153,9 @@ class ApiKey(Group):
         description="Who the key belongs to: it sees, and gives feedback on, this tenant's decisions only.",
     )
     arms: frozenset[str] = Field(frozenset(), description="Arms that may serve the key's requests; none named: all.")
+    per_minute: int | None = Field(
+        None, ge=0, description="Requests a minute at each Router, in place of `limits.per_minute` (0: any number)."
+    )
 
 
 class AuthSettings(Group):
@@ -169,6 +172,7 @@ class LimitSettings(Group):
     messages: int = Field(256, ge=1, description="Most messages in one chat.")
     images: int = Field(16, ge=1, description="Most images in one chat.")
     feedback_items: int = Field(1000, ge=1, description="Most feedback items in one call.")
+    per_minute: int = Field(0, ge=0, description="Requests a minute of one key at each Router (0: any number).")
     image_hosts: frozenset[str] = Field(frozenset(), description="Hosts to fetch images from; none: data URLs only.")
     image_networks: tuple[IPvAnyNetwork, ...] = Field(
         (), description="Private networks that those hosts may lie in, such as 10.20.0.0/16; others must be public."

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from cluster.settings import Settings
-from services.edge.auth import KeyFirst
+from services.edge.auth import key_first
 from services.edge.errors import answer_errors
 from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
+from services.edge.rates import Rates
 from services.router import Router
 from services.routes import adapters, feedback, inference, inspection, operations
 
@@ -25,7 +26,7 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     summary = "Routes computer-use requests to LoRA adapters and learns online."
     app = FastAPI(title="Pointsman", summary=summary, lifespan=lifespan)
     metrics = Metrics()
-    app.router.route_class = KeyFirst
+    app.router.route_class = key_first(Rates(settings))
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     app.middleware("http")(measure(metrics))
     answer_errors(app)

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 
 from cluster.settings import AuthSettings, Scope, Settings
 from services.edge.errors import ApiError
+from services.edge.rates import Rates
 
 
 class Caller(NamedTuple):
@@ -92,19 +93,22 @@ class _Needs:
         return self._gatekeeper.caller(request.headers.get("authorization"), self._scope)
 
 
-class KeyFirst(APIRoute):
-    """A route that asks who calls before it reads the body: FastAPI alone would parse it first."""
+def key_first(rates: Rates) -> type[APIRoute]:
+    """Routes that ask who calls, and how often, before they read the body: FastAPI alone would parse it first."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-        needed = [dependency.call for dependency in self.dependant.dependencies if isinstance(dependency.call, _Needs)]
+    class KeyFirst(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+            needed = [each.call for each in self.dependant.dependencies if isinstance(each.call, _Needs)]
 
-        async def keyed(request: Request) -> Response:
-            for need in needed:
-                need(request)
-            return await handle(request)
+            async def keyed(request: Request) -> Response:
+                for need in needed:
+                    rates.count(need(request).name)
+                return await handle(request)
 
-        return keyed
+            return keyed
+
+    return KeyFirst
 
 
 def key_hash(token: str) -> str:
@@ -113,5 +117,5 @@ def key_hash(token: str) -> str:
 
 
 def needs(settings: Settings, scope: Scope) -> Any:
-    """A dependency of a route: its caller, who has the scope. The route is a `KeyFirst`."""
+    """A dependency of a route: its caller, who has the scope. The route is one of `key_first`."""
     return Depends(_Needs(Gatekeeper(settings.auth), scope))

@@ -37,7 +37,7 @@ class ApiError(HTTPException):
     @property
     def kind(self) -> str:
         """OpenAI's error type for the status."""
-        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
         return kinds.get(self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error")
 
 
