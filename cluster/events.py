@@ -45,6 +45,19 @@ class EpisodeStep(Record):
     coordinates: str
 
 
+class Basis(Record):
+    """The beliefs that a decision was taken on: what was folded up to `position`, and own later decisions.
+
+    `pending` of those counted, by then known to be in the stream; `latest` are the stream ids of the last of them, in
+    the order in which they became known, since answers may come back in another order than that of the stream.
+    """
+
+    follower: str
+    position: str
+    pending: int
+    latest: list[str]
+
+
 class Decision(Record):
     """One request given to one arm, with everything needed to explain, replay and evaluate it.
 
@@ -75,6 +88,7 @@ class Decision(Record):
     resident: list[str]
     scored: list[ArmScore]
     step: EpisodeStep | None = None
+    basis: Basis | None = None
     features: bytes = Field(default=b"", exclude=True, repr=False)
 
 

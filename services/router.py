@@ -223,6 +223,7 @@ class Router:
             resident=list(encoded.resident),
             scored=arm_scores(choice, context, self.settings.top_arms),
             step=step,
+            basis=self.snapshots.basis,
             features=encoded.features,
         )
 

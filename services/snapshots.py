@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from cluster.connection import START, UNAVAILABLE, stream_order
+from cluster.events import Basis
 from cluster.learner_store import Snapshot
 from cluster.store import Store
 from policies.checks import Array
@@ -15,6 +18,7 @@ from policies.posterior import Posterior
 
 log = logging.getLogger(__name__)
 _RETRY_S = 0.5
+_LATEST = 64  # own decisions named one by one with a decision: more than are ever written at the same time out of order
 
 
 class _Own(NamedTuple):
@@ -36,6 +40,7 @@ class SnapshotFollower:
         self._router = ""
         self._own: deque[_Own] = deque()
         self._seen = START
+        self.id = secrets.token_hex(4)
         self.posterior = posterior
         self.version = 0
         self.position = START
@@ -66,6 +71,12 @@ class SnapshotFollower:
             await self._load()
         else:
             await self._apply(snapshots)
+
+    @property
+    def basis(self) -> Basis:
+        """What a decision that is taken now is based on: enough to build the same posterior again from the events."""
+        latest = [own.stream_id for own in islice(reversed(self._own), _LATEST)]
+        return Basis(follower=self.id, position=self.position, pending=len(self._own), latest=latest[::-1])
 
     def decided(self, stream_id: str, arm: str, x: Array) -> None:
         """Count a decision of this Router as pending until a snapshot has folded it."""

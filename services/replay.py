@@ -1,0 +1,156 @@
+"""Decisions taken again from the log: each on the posterior that it was based on, with the same policy and seed."""
+
+import math
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cluster.connection import Entry, stream_order
+from cluster.events import Basis, Decision
+from cluster.request_store import LastStep
+from policies.base import Choice, Context, Policy
+from policies.checks import Array
+from policies.context import ContextMap
+from policies.episodes import Course
+from policies.evidence import ArmStatistics
+from policies.posterior import Posterior
+from services import episodes
+from services.fold import Fold
+
+_SAME = 1e-9
+
+
+class Replayed(NamedTuple):
+    """A logged decision, and what the policy chooses when it is asked again."""
+
+    decision: Decision
+    choice: Choice
+
+    @property
+    def same(self) -> bool:
+        """Whether arm and propensity are those of the log."""
+        known, again = self.decision, self.choice
+        return known.arm == again.arm and math.isclose(known.propensity, again.propensity, rel_tol=_SAME)
+
+
+class Replay:
+    """Iterates over the decisions of a log that names what each was based on.
+
+    `entries` are the events from the first one on, in stream order; `fold` is empty, and the posterior of `policy` has
+    no arms. Both, and `page_in_ms`, are configured as they were when the decisions were taken.
+    """
+
+    def __init__(
+        self, entries: Sequence[Entry], contexts: ContextMap, fold: Fold, policy: Policy, page_in_ms: float
+    ) -> None:
+        self._ahead = deque(entries)
+        self._contexts = contexts
+        self._beliefs = _Beliefs(fold, policy.posterior)
+        self._policy = policy
+        self._page_in_ms = page_in_ms
+        decisions = [(at, event) for at, event in entries if isinstance(event, Decision) and self._fits(event)]
+        self._seen = {at: self._context(decision) for at, decision in decisions}
+        self._arm = {at: decision.arm for at, decision in decisions}
+        self._own = _own(decisions)
+        self._courses = dict(_courses(decisions))
+        self._decisions = [(at, decision, decision.basis) for at, decision in decisions if decision.basis]
+
+    def __iter__(self) -> Iterator[Replayed]:
+        """In the order of the snapshots that the decisions were based on."""
+        ordered = sorted(self._decisions, key=lambda each: (stream_order(each[2].position), stream_order(each[0])))
+        for at, decision, basis in ordered:
+            self._advance(basis.position)
+            self._beliefs.know(decision.eligible)
+            overlaid = [(self._arm[own], self._seen[own].x) for own in self._overlaid(basis)]
+            with_own = self._beliefs.overlay(overlaid)
+            yield Replayed(decision, self._decide(at, decision))
+            self._beliefs.put(with_own)
+
+    def _decide(self, at: str, decision: Decision) -> Choice:
+        known = {scored.arm: scored.cost_ms for scored in decision.scored}
+        missing = dict.fromkeys(set(decision.eligible) - set(decision.resident) - {"base"}, self._page_in_ms)
+        return self._policy.decide(
+            self._seen[at],
+            eligible=decision.eligible,
+            costs=missing | known,
+            seed=decision.episode or decision.id,
+            course=self._courses[decision.id],
+        )
+
+    def _advance(self, position: str) -> None:
+        while self._ahead and stream_order(self._ahead[0][0]) <= stream_order(position):
+            self._beliefs.fold(self._ahead.popleft())
+        self._beliefs.refresh()
+
+    def _overlaid(self, basis: Basis) -> list[str]:
+        """Stream ids of the own decisions that counted as pending, in the order in which they became known."""
+        own, latest = self._own[basis.follower], set(basis.latest)
+        start = bisect_right(own, stream_order(basis.position), key=stream_order)
+        older: list[str] = []
+        while len(older) + len(latest) < basis.pending:
+            older += [own[start]] if own[start] not in latest else []
+            start += 1
+        return older + basis.latest
+
+    def _context(self, decision: Decision) -> Context:
+        return self._contexts.map(np.frombuffer(decision.features, np.float16))._replace(task=decision.task)
+
+    def _fits(self, decision: Decision) -> bool:
+        return decision.router == self._contexts.fingerprint
+
+
+class _Beliefs:
+    """A fold and the posterior over its arms."""
+
+    def __init__(self, fold: Fold, posterior: Posterior) -> None:
+        self._fold = fold
+        self._posterior = posterior
+
+    def fold(self, entry: Entry) -> None:
+        self._fold.apply(entry[1], {})  # it is never cleared, so it finds every earlier decision by itself
+
+    def refresh(self) -> None:
+        """Take over the arms that the fold has touched."""
+        self.put(self._fold.touched)
+        self._fold.touched = set()
+
+    def know(self, arms: Iterable[str]) -> None:
+        """Begin with nothing for arms that no event has touched."""
+        self.put(set(arms) - set(self._posterior.arms))
+
+    def overlay(self, decisions: Iterable[tuple[str, Array]]) -> set[str]:
+        """Count decisions as pending; the arms that are to be put again afterwards."""
+        arms = set()
+        for arm, x in decisions:
+            self.know([arm])
+            self._posterior.overlay(arm, x)
+            arms.add(arm)
+        return arms
+
+    def put(self, arms: Iterable[str]) -> None:
+        """Recompute arms from the statistics of the fold."""
+        for arm in sorted(arms):
+            empty = ArmStatistics.empty(self._posterior.dimension, self._posterior.prior.config.discount)
+            self._posterior.put(arm, self._fold.arms.get(arm, empty))
+
+
+def _own(decisions: Iterable[tuple[str, Decision]]) -> dict[str, list[str]]:
+    """Stream ids of each follower's decisions, in stream order."""
+    own: dict[str, list[str]] = defaultdict(list)
+    for at, decision in decisions:
+        if decision.basis:
+            own[decision.basis.follower].append(at)
+    return own
+
+
+def _courses(decisions: Iterable[tuple[str, Decision]]) -> Iterator[tuple[str, Course | None]]:
+    """What each decision's episode had come to, by the decision's id."""
+    last: dict[str, LastStep] = {}
+    for at, decision in decisions:
+        before = last.get(decision.episode) if decision.episode else None
+        yield decision.id, episodes.course(before)
+        if decision.episode and decision.step:
+            last[decision.episode] = LastStep(at, decision.arm, decision.step)

@@ -1,0 +1,100 @@
+"""Decisions under concurrency, late rewards and snapshots that lag: taken again from the log, each is the same."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from cluster.connection import Entry
+from cluster.events import Decision
+from policies import Policy, create
+from policies.context import ContextMap
+from policies.posterior import Posterior
+from policies.prior import Prior
+from services.configuration import learning_config, policy_config
+from services.fold import Fold
+from services.replay import Replay, Replayed
+from tests.services.conftest import MakeWorld
+from tests.services.fakes import FAMILIES
+from tests.services.world import World
+
+ROUNDS, AT_ONCE = 12, 8
+EXPLORING = {"epsilon_supervised": 0.2, "epsilon_uniform": 0.3, "refresh_s": 0.05}
+
+
+@pytest.fixture
+async def lived(make_world: MakeWorld) -> World:
+    """A world after bursts of requests, some of them steps of episodes, with rewards of the burst before."""
+    world: World = await make_world(router=EXPLORING, learner={"discount": 0.9})
+    chance = random.Random(3)
+    unsaid: list[str] = []
+    for number in range(ROUNDS):
+        asked = [
+            world.ask(f"open the {chance.choice(FAMILIES)} {number}.{i}", episode=f"e{i}" if i < 2 else "")
+            for i in range(AT_ONCE)
+        ]
+        answers = [answer["id"] for answer in await asyncio.gather(*asked)]
+        if unsaid:
+            await world.say(*[{"decision_id": id_, "reward": chance.random()} for id_ in unsaid])
+        unsaid = answers
+        if number % 3:
+            await world.learner.step()  # the Router takes it over in the middle of the next burst, or later
+    await world.settle()
+    return world
+
+
+def replayed(
+    entries: Sequence[Entry], world: World, contexts: ContextMap, alpha: float | None = None
+) -> list[Replayed]:
+    learning = learning_config(world.settings)
+    config = policy_config(world.settings)
+    config = config if alpha is None else replace(config, alpha=alpha)
+    policy: Policy = create("linucb", Posterior(Prior(contexts.statistics, learning)), config, contexts.supervision)
+    fold = Fold(contexts, learning, {})
+    return list(Replay(entries, contexts, fold, policy, world.settings.router.page_in_ms))
+
+
+async def test_every_decision_is_taken_again(lived: World, contexts: ContextMap) -> None:
+    entries = await lived.store.event_range()
+    again = replayed(entries, lived, contexts)
+    assert len(again) == ROUNDS * AT_ONCE
+    assert all(one.same for one in again)
+    for one in again:
+        logged = {scored.arm: (scored.mean, scored.width) for scored in one.decision.scored}
+        scored = dict(zip(one.choice.arms, zip(one.choice.means, one.choice.widths, strict=True), strict=True))
+        for arm, numbers in logged.items():
+            assert scored[arm] == pytest.approx(numbers, rel=1e-9, abs=1e-12)
+
+
+async def test_the_log_was_worth_replaying(lived: World) -> None:
+    """Choices differ, snapshots lag behind, own decisions are overlaid, episodes go on."""
+    decisions = [event for _, event in await lived.store.event_range() if isinstance(event, Decision)]
+    bases = [decision.basis for decision in decisions if decision.basis]
+    assert len({decision.arm for decision in decisions}) > 1
+    assert any(decision.explored for decision in decisions)
+    assert len({basis.position for basis in bases}) > 3
+    assert max(basis.pending for basis in bases) > AT_ONCE
+    assert max(decision.step.number for decision in decisions if decision.step) == ROUNDS
+
+
+async def test_another_policy_or_a_lost_reward_shows(lived: World, contexts: ContextMap) -> None:
+    entries = await lived.store.event_range()
+    assert not all(one.same for one in replayed(entries, lived, contexts, alpha=5.0))
+    silent = [(at, event) for at, event in entries if event.type != "feedback"]
+    again = replayed(silent, lived, contexts)
+    assert any(abs(one.choice.means[0] - one.decision.scored[0].mean) > 1e-3 for one in again)
+
+
+async def test_many_own_decisions_are_counted_and_only_the_latest_named(world: World, contexts: ContextMap) -> None:
+    """While the Learner is away a Router overlays all that it decides, but does not name all of it again and again."""
+    for number in range(70):
+        await world.ask(f"open the inbox {number}")
+    entries = await world.store.event_range()
+    last = [event for _, event in entries if isinstance(event, Decision)][-1].basis
+    assert last is not None
+    assert (last.pending, len(last.latest)) == (69, 64)
+    again = replayed(entries, world, contexts)
+    assert len(again) == 70
+    assert all(one.same for one in again)
