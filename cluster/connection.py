@@ -1,5 +1,6 @@
 """The connection to Redis that every part of the store shares: keys, scripts, and what the server promises."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,27 +12,24 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
+from cluster.archive import Archive
 from cluster.events import Event, decode
+from cluster.stream import START as START
+from cluster.stream import Raw
+from cluster.stream import stream_order as stream_order
 
 Entry = tuple[str, Event]
 Argument = str | bytes | float
-START = "0-0"
-"""The stream id before every entry."""
 
-UNAVAILABLE = (ConnectionError, TimeoutError, OSError)
-"""What the store raises while its server is away."""
+LOST = (ConnectionError, TimeoutError)
+UNAVAILABLE = (*LOST, OSError)
+"""What the store raises while its server is away; `LOST` without what a disk may raise too."""
 
 _FLOOR = (6, 2)
 _MOST_CONNECTIONS = 64
 _SOCKET_TIMEOUT_S = 5
 _LONGEST_BLOCK_MS = 2000
-_SCRIPTS = ("decide", "feedback", "outcome", "arm", "timeouts", "commit")
-
-
-def stream_order(stream_id: str) -> tuple[int, int]:
-    """The sort key of a stream id, (milliseconds, sequence number): as text, "9-0" would come after "10-0"."""
-    milliseconds, _, sequence = stream_id.partition("-")
-    return int(milliseconds), int(sequence or 0)
+_SCRIPTS = ("decide", "feedback", "outcome", "arm", "timeouts", "commit", "changes", "trim")
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,23 @@ class Durability:
 class Connection:
     """One Redis server (not a Redis Cluster) and the keys of one deployment under `prefix`.
 
-    `reward_window_s` is how long a decision waits for its reward, `retention_s` how long decisions and events stay.
-    Keys of a decision live twice as long: feedback is taken until `retention_s`, and a Learner that was away has as
-    long again to fold it. Open it in the event loop that uses it.
+    `reward_window_s` is how long a decision waits for its reward, `retention_s` how long feedback on it is taken.
+    Keys of a decision live twice as long: a Learner that was away has as long again to fold it. Events that are no
+    longer in Redis are read from `archive`. Open it in the event loop that uses it.
     """
 
-    def __init__(self, url: str, prefix: str = "pointsman:", *, reward_window_s: float, retention_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "pointsman:",
+        *,
+        reward_window_s: float,
+        retention_s: float,
+        archive: Archive | None = None,
+    ) -> None:
         if not 0 < reward_window_s <= retention_s:
             raise ValueError(f"reward_window_s is {reward_window_s}: expected 0 < it <= retention_s ({retention_s})")
+        self.archive = archive
         self._prefix = prefix
         self._reward_window_s = reward_window_s
         self._retention_s = retention_s
@@ -103,13 +110,22 @@ class Connection:
         reply = cast(list[Any], await self._redis.xread({self._key(stream): after}, count=count, block=block))
         return list(reply[0][1]) if reply else []
 
-    async def _entries(self, stream_ids: Sequence[str]) -> list[Entry | None]:
-        """The events at the given stream ids, in their order; None where one has been trimmed."""
+    async def entries(self, stream_ids: Sequence[str]) -> list[Entry | None]:
+        """The events at the given stream ids, in their order, sealed or not; None where one is gone."""
         pipeline = self._redis.pipeline(transaction=False)
         for stream_id in stream_ids:
             pipeline.xrange(self._key("events"), stream_id, stream_id)
         replies = await pipeline.execute()
-        return [entry(*reply[0]) if reply else None for reply in replies]
+        hot = {stream_id: reply[0] for stream_id, reply in zip(stream_ids, replies, strict=True) if reply}
+        sealed = await self._sealed([stream_id for stream_id in stream_ids if stream_id not in hot])
+        found = {stream_id: entry(*raw) for stream_id, raw in hot.items()}
+        found |= {stream_id: (stream_id, decode(fields)) for stream_id, (_, fields) in sealed.items()}
+        return [found.get(stream_id) for stream_id in stream_ids]
+
+    async def _sealed(self, stream_ids: Sequence[str]) -> dict[str, Raw]:
+        if not stream_ids or self.archive is None:
+            return {}
+        return await asyncio.to_thread(self.archive.find, stream_ids)
 
 
 def entry(stream_id: bytes, fields: Any) -> Entry:

@@ -110,6 +110,7 @@ class Completion(Record):
 class Feedback(Record):
     """A reward for a decision or for every decision of an episode; with a tenant, for its own decisions only.
 
+    `source` is a name within `key`, the key that posted it: no key can speak for another.
     `late`, `previous` and `members` are filled in by the store, against what it knows when the feedback arrives:
     `previous` is the reward that this source gave before, `members` the decisions that the feedback covers.
     """
@@ -128,6 +129,11 @@ class Feedback(Record):
     late: bool = False
     previous: float | None = None
     members: list[str] = []
+
+    @property
+    def label(self) -> str:
+        """Whose word it is: the key, and the name that the key gave to its source unless that is its own."""
+        return self.key if self.source == self.key else f"{self.key}/{self.source}"
 
     @model_validator(mode="after")
     def _one_target_with_an_outcome(self) -> Self:
@@ -149,11 +155,12 @@ class Cancellation(Record):
 
 
 class Timeout(Record):
-    """The reward window of the decision closed without feedback."""
+    """The reward window of the decision closed without feedback. Its episode had `members` decisions by then."""
 
     type: Literal["timeout"] = "timeout"
     time: float
     decision_id: Id
+    members: int = 1
 
 
 class ArmRegistered(Record):

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
+from pydantic import Field
 from pydantic_core import to_json
 
-from cluster.connection import START, Argument, Connection, stream_order
+from cluster.connection import START, Argument, Connection
 from cluster.events import Decision, Record
 
 
@@ -15,20 +16,29 @@ class Fenced(RuntimeError):
 
 
 class LedgerRow(Record):
-    """What the Learner has made of one decision: when the arm took it (its own count), and what was folded."""
+    """What the Learner has made of one decision: when the arm took it (its own count), and what was folded.
+
+    `rewards` maps whose word it is (`Feedback.label`) to the last word, `voices` a key to its share of a full voice,
+    where that is less than 1. `answered` tells that the decision's answer was generated to its end.
+    """
 
     tick: int
     arm: str
     status: Literal["pending", "matured", "cancelled", "timed_out", "censored"]
     weight: float
     rewards: dict[str, float]
+    voices: dict[str, float] = Field(default_factory=dict)
+    answered: bool = False
 
 
 class LearnerState(NamedTuple):
     """How far the Learner is: `position` is the last folded stream id, `time` (unix s) the last folded event's.
 
     `router` is the fingerprint of the context map that the evidence was folded with, `alive` (unix s) the Learner's
-    last sign of life.
+    last sign of life. `signature` names everything that decides the outcome of the fold. While the events are folded
+    again after that has changed, `rebuilding` is the position to reach; else it is empty. `folded` counts the folded
+    among all events that were ever appended, `trimmed` those that have left Redis; up to `sealed` all are in the
+    archive.
     """
 
     epoch: int
@@ -37,6 +47,24 @@ class LearnerState(NamedTuple):
     time: float
     router: str
     alive: float
+    signature: str = ""
+    rebuilding: str = ""
+    folded: int = 0
+    trimmed: int = 0
+    sealed: str = START
+
+
+class Changes(NamedTuple):
+    """What was committed after some version, as of one moment: blobs of the changed arms, names of all there are."""
+
+    version: int
+    position: str
+    router: str
+    signature: str
+    rebuilding: str
+    folded: int
+    names: frozenset[str]
+    blobs: dict[str, bytes]
 
 
 class Snapshot(NamedTuple):
@@ -59,19 +87,25 @@ class LearnerStore(Connection):
     async def learner_state(self) -> LearnerState:
         """The state as last committed; zeros and the start of the stream before the first commit."""
         stored = cast(list[Any], await self._redis.hmget(self._key("learner"), list(LearnerState._fields)))
-        epoch, version, position, time, router, alive = stored
+        epoch, version, position, time, router, alive, signature, rebuilding, folded, trimmed, sealed = stored
         position, router = (position or START.encode()).decode(), (router or b"").decode()
-        return LearnerState(int(epoch or 0), int(version or 0), position, float(time or 0), router, float(alive or 0))
+        return LearnerState(
+            epoch=int(epoch or 0),
+            version=int(version or 0),
+            position=position,
+            time=float(time or 0),
+            router=router,
+            alive=float(alive or 0),
+            signature=(signature or b"").decode(),
+            rebuilding=(rebuilding or b"").decode(),
+            folded=int(folded or 0),
+            trimmed=int(trimmed or 0),
+            sealed=(sealed or START.encode()).decode(),
+        )
 
     async def heartbeat(self, now: float) -> None:
         """Leave a sign of life of the Learner at `now` (unix s)."""
         await self._redis.hset(self._key("learner"), "alive", str(now))
-
-    async def backlog_ms(self) -> int:
-        """Milliseconds between the last event folded and the last event there is: 0 when nothing waits."""
-        last = cast(list[Any], await self._redis.xrevrange(self._key("events"), count=1))
-        folded = stream_order((await self.learner_state()).position)[0]
-        return max(0, stream_order(last[0][0].decode())[0] - folded) if last else 0
 
     async def ledger(self, ids: Sequence[str]) -> dict[str, tuple[Decision, LedgerRow | None]]:
         """Decisions with their ledger rows, those not folded yet without; unknown ids are left out."""
@@ -79,7 +113,7 @@ class LearnerStore(Connection):
         for id_ in ids:
             pipeline.hmget(self._key("decision", id_), ["stream_id", "ledger"])
         rows = {i: row for i, row in zip(ids, await pipeline.execute(), strict=True) if row[0]}
-        entries = await self._entries([row[0].decode() for row in rows.values()])
+        entries = await self.entries([row[0].decode() for row in rows.values()])
         return {
             id_: (cast(Decision, entry[1]), LedgerRow.model_validate_json(row[1]) if row[1] else None)
             for (id_, row), entry in zip(rows.items(), entries, strict=True)
@@ -97,6 +131,9 @@ class LearnerStore(Connection):
         rows: Mapping[str, LedgerRow],
         *,
         router: str,
+        signature: str = "",
+        rebuilding: str = "",
+        folded: int = 0,
     ) -> int:
         """Write what was folded up to `position` on top of `version`, all or nothing; the new version.
 
@@ -106,7 +143,8 @@ class LearnerStore(Connection):
         prefixes = [self._key("arm", ""), self._key("decision", "")]
         names = [to_json(list(named)) for named in (arms, removed, rows)]
         values: list[Argument] = [*arms.values(), *(row.model_dump_json() for row in rows.values())]
-        args: list[Argument] = [epoch, version, position, float(time), router, *prefixes, *names, *values]
+        state: list[Argument] = [epoch, version, position, float(time), router]
+        args = [*state, *prefixes, *names, signature, rebuilding, folded, *values]
         done, *reply = await self._scripts["commit"](keys, args)
         if not done:
             raise Fenced(
@@ -115,13 +153,26 @@ class LearnerStore(Connection):
         return int(reply[0])
 
     async def arms(self) -> dict[str, tuple[int, bytes]]:
-        """Every arm's last version and blob.
-
-        Take `latest_version_id()` first and follow `versions()` from there: a commit in between is then seen again.
-        """
+        """Every arm's last version and blob, one after the other; `changes` reads them as of one moment."""
         versions = cast(dict[bytes, bytes], await self._redis.hgetall(self._key("arms")))
         numbers = {name.decode(): int(version) for name, version in versions.items()}
         return {name: (numbers[name], blob) for name, blob in (await self.arm_blobs(list(numbers))).items()}
+
+    async def changes(self, after: int = 0) -> Changes:
+        """Everything that was committed after the version `after`, never half of a commit."""
+        keys = [self._key("learner"), self._key("arms")]
+        reply = await self._scripts["changes"](keys, [after, self._key("arm", "")])
+        version, position, router, signature, rebuilding, folded, names, changed, blobs = reply
+        return Changes(
+            version=int(version or 0),
+            position=(position or START.encode()).decode(),
+            router=router.decode(),
+            signature=signature.decode(),
+            rebuilding=rebuilding.decode(),
+            folded=int(folded or 0),
+            names=frozenset(name.decode() for name in names),
+            blobs={name.decode(): blob for name, blob in zip(changed, blobs, strict=True)},
+        )
 
     async def arm_blobs(self, names: Sequence[str]) -> dict[str, bytes]:
         """The named arms' blobs; removed arms are left out."""
@@ -141,18 +192,6 @@ class LearnerStore(Connection):
         """The stream id of the last version, the start of the stream if there is none."""
         last = cast(list[Any], await self._redis.xrevrange(self._key("versions"), count=1))
         return cast(str, last[0][0].decode()) if last else START
-
-    async def trim(self, now: float) -> int:
-        """Drop events that are out of the retention at `now` (unix s); how many.
-
-        Retention counts back from the Learner's position where that is earlier: what it has yet to fold may name
-        decisions as old as the retention allowed when it was posted.
-        """
-        position_ms, _ = stream_order((await self.learner_state()).position)
-        floor_ms = min(int(now * 1000), position_ms) - int(self._retention_s * 1000)
-        if floor_ms <= 0:
-            return 0
-        return await self._redis.xtrim(self._key("events"), minid=str(floor_ms), approximate=False)
 
 
 def _snapshot(stream_id: bytes, fields: Mapping[bytes, bytes]) -> Snapshot:

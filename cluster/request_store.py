@@ -103,7 +103,7 @@ class RequestStore(Connection):
         stream_id = cast(bytes | None, await self._redis.get(self._key("request", request_key)))
         if stream_id is None:
             return None
-        (found,) = await self._entries([stream_id.decode()])
+        (found,) = await self.entries([stream_id.decode()])
         return cast(Decision, found[1]) if found else None
 
     async def feedback(self, items: Sequence[Feedback]) -> list[Status]:
@@ -134,10 +134,15 @@ class RequestStore(Connection):
         """Append the removal; False if the arm is not registered."""
         return await self._arm(removed)
 
+    async def registered_arms(self) -> set[str]:
+        """The arms that are registered and not removed."""
+        return {arm.decode() for arm in cast(list[bytes], await self._redis.hkeys(self._key("registered")))}
+
     async def post_timeouts(self, now: float, limit: int = 1000) -> int:
         """Append a time-out for at most `limit` decisions whose window closed by `now` (unix s); how many."""
         keys = [self._key("events"), self._key("deadlines")]
-        return int(await self._scripts["timeouts"](keys, [to_json(float(now)), limit]))
+        prefix = self._key("decision", "")
+        return int(await self._scripts["timeouts"](keys, [to_json(float(now)), limit, prefix]))
 
     def _feedback_keys(self, item: Feedback) -> list[str]:
         common = [self._key("events"), self._key("deadlines"), self._key("sent", uuid4().hex)]
@@ -149,7 +154,7 @@ class RequestStore(Connection):
         return [
             self._key("decision", ""),
             item.decision_id or "",
-            item.source,
+            item.label,
             to_json(item.reward),
             to_json(item.truncated),
             item.time,

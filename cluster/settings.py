@@ -7,9 +7,9 @@ A setting is read, strongest first, from the constructor, the environment (`POIN
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 Scope = Literal["infer", "feedback", "admin"]
@@ -121,6 +121,13 @@ class LearnerSettings(Group):
     drift_trust: Fraction = Field(0.25, description="Share of the prior's trust κ that a drift alarm leaves.")
     drift_carry: Fraction = Field(0.25, description="Share of the evidence that a drift alarm leaves.")
     reward_window_s: float = Field(604800, gt=0, description="Seconds until a decision without feedback is closed.")
+    learn_late: bool = Field(False, description="Whether feedback after the reward window is learned, not only logged.")
+    timeout_reward: Fraction | None = Field(
+        None, description="Reward of a decision that was answered and had no feedback in its window; empty: none."
+    )
+    key_cap: float = Field(
+        0, ge=0, description="Most evidence, in decisions, that one key's feedback may hold of an arm (0: no limit)."
+    )
     batch: int = Field(1000, ge=1, description="Events folded at most in one step.")
     pace_ms: float = Field(20, ge=0, description="Pause between steps, so that a burst becomes one snapshot.")
 
@@ -133,7 +140,30 @@ class StoreSettings(Group):
     )
     data_dir: Path = Field(Path("data"), description="Directory of the embedded Redis server.")
     prefix: str = Field("pointsman:", min_length=1, description="Prefix of every key: services can share a Redis.")
-    retention_s: float = Field(2592000, gt=0, description="Seconds that decisions and events stay in Redis.")
+    retention_s: float = Field(2592000, gt=0, description="Seconds after a decision in which feedback on it is taken.")
+    hot_s: float = Field(
+        86400, gt=0, description="Seconds that events stay in Redis; older ones are sealed into `store.archive`."
+    )
+    archive: Path | None = Field(
+        None, description="Directory of the sealed events; empty: `archive` in `store.data_dir`."
+    )
+    segment: int = Field(5000, ge=1, description="Events of one sealed file.")
+    keep_s: float = Field(
+        0, ge=0, description="Seconds that sealed events are kept (0: for good); at least twice `store.retention_s`."
+    )
+
+    @model_validator(mode="after")
+    def _kept_while_needed(self) -> Self:
+        if 0 < self.keep_s < 2 * self.retention_s:
+            raise ValueError(
+                f"keep_s is {self.keep_s}, expected 0 or at least {2 * self.retention_s} (2 · retention_s)"
+            )
+        return self
+
+    @property
+    def archive_dir(self) -> Path:
+        """Where sealed events are."""
+        return self.archive or self.data_dir / "archive"
 
     @property
     def external_url(self) -> str | None:
@@ -144,7 +174,9 @@ class StoreSettings(Group):
 class ApiKey(Group):
     """One bearer key. Only its hash is stored."""
 
-    name: str = Field(min_length=1, description="Name of the key: the default feedback source, shown in the log.")
+    name: str = Field(
+        min_length=1, pattern="^[^/]+$", description="Name of the key, without '/': whose word its feedback is."
+    )
     sha256: Annotated[str, AfterValidator(_sha256_hex)] = Field(description="SHA-256 of the key, lower-case hex.")
     scopes: frozenset[Scope] = Field(description="What the key may do: infer, feedback, admin.")
     tenant: str | None = Field(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from cluster.connection import Entry, entry
 from cluster.events import Cancellation, Completion, Decision, Record
 from cluster.learner_store import LearnerStore, LedgerRow
+from cluster.log_store import LogStore
 from cluster.request_store import RequestStore
 
 R = TypeVar("R", bound=Record)
@@ -33,22 +34,13 @@ class StoredDecision:
     ledger: LedgerRow | None
 
 
-class Store(RequestStore, LearnerStore):
-    """The whole store: requests, Learner and history. See `Connection` for its arguments."""
-
-    async def events(self, after: str, count: int, block_ms: int | None = None) -> list[Entry]:
-        """Up to `count` events after the stream id `after`; without any, waits up to `block_ms` (at most 2,000)."""
-        return [entry(*found) for found in await self._read("events", after, count, block_ms)]
-
-    async def event_range(self, start: str = "-", end: str = "+", count: int | None = None) -> list[Entry]:
-        """Up to `count` events from stream id `start` to `end`, both included, oldest first."""
-        found = await self._redis.xrange(self._key("events"), start, end, count=count)
-        return [entry(*reply) for reply in cast(list[Any], found)]
+class Store(RequestStore, LearnerStore, LogStore):
+    """The whole store: requests, Learner, log and history. See `Connection` for its arguments."""
 
     async def decision(self, decision_id: str) -> StoredDecision | None:
         """The decision and what became of it; None if unknown or past the retention."""
         stream_id = cast(bytes | None, await self._redis.hget(self._key("decision", decision_id), "stream_id"))
-        found = await self._entries([stream_id.decode()]) if stream_id else []
+        found = await self.entries([stream_id.decode()]) if stream_id else []
         stored = await self._stored([one for one in found if one])
         return stored[0] if stored else None
 

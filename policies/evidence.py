@@ -23,7 +23,8 @@ class ArmStatistics:
     up to that tick. κ is `kappa`, and `standing` what the versions left of it; `released` counts the pulls
     before the last new version. `latest` is the last tick that matured.
     `updated` is the time of the last folded event in unix seconds. Reward sums are over matured decisions, neither
-    weighted nor discounted.
+    weighted nor discounted. `contributed` maps a feedback key to the evidence that its words brought, as (tick, weight
+    at that tick).
     """
 
     S: Array
@@ -46,6 +47,7 @@ class ArmStatistics:
     rates: list[tuple[int, float]] = field(default_factory=list)
     cuts: list[tuple[int, float]] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
+    contributed: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         d = len(self.e)
@@ -93,7 +95,7 @@ class ArmStatistics:
 
     def mature(self, x: Array, tick: int, reward: float, weight: float, time: float, was_pending: bool) -> None:
         """Fold the first reward of the decision taken at `tick`. It was not pending if `forget` came before."""
-        x, strength = self._vector(x), self._strength(tick, weight)
+        x, strength = self._vector(x), self.strength(tick, weight)
         checks.number("reward", reward)
         if was_pending:
             self.forget(x, time)
@@ -107,7 +109,7 @@ class ArmStatistics:
 
     def correct(self, x: Array, tick: int, previous: float, reward: float, weight: float, time: float) -> None:
         """Replace the reward `previous` of a matured decision by `reward`."""
-        x, strength = self._vector(x), self._strength(tick, weight)
+        x, strength = self._vector(x), self.strength(tick, weight)
         delta = checks.number("reward", reward) - checks.number("previous", previous)
         self.updated = checks.number("time", time)
         self.e += (strength * delta) * x
@@ -116,7 +118,7 @@ class ArmStatistics:
 
     def retract(self, x: Array, tick: int, reward: float, weight: float, time: float) -> None:
         """Undo `mature`: the decision's only reward was withdrawn, its episode turned out to be cut off."""
-        x, strength = self._vector(x), self._strength(tick, weight)
+        x, strength = self._vector(x), self.strength(tick, weight)
         if self.matured == 0:
             raise ValueError("matured is 0, expected at least 1 decision with a reward")
         checks.number("reward", reward)
@@ -172,6 +174,15 @@ class ArmStatistics:
             self.rates.append((self.tick, self.discount))
             self.discount = discount
 
+    def contribution(self, key: str) -> float:
+        """Σ wᵢ δᵢ that a feedback key's words have brought: what is left of it on the arm's clock."""
+        return self.strength(*self.contributed[key]) if key in self.contributed else 0.0
+
+    def contribute(self, key: str, tick: int, weight: float) -> None:
+        """Note that a key's word on the decision taken at `tick` counts with `weight`."""
+        total = self.contribution(key) + self.strength(tick, weight)
+        self.contributed[key] = (self.tick, total)
+
     def to_bytes(self) -> bytes:
         """Exact serialisation: safetensors for the arrays, JSON in its metadata for the rest."""
         arrays = {"S": self.S, "e": self.e, "P": self.P}
@@ -190,6 +201,8 @@ class ArmStatistics:
                 scalars[name] = [(int(tick), float(factor)) for tick, factor in scalars[name]]
             scalars["watch"] = Watch(*(Run(*side) for side in scalars["watch"]))
             scalars["alarms"] = [Alarm(*alarm) for alarm in scalars["alarms"]]
+            contributed = scalars["contributed"].items()
+            scalars["contributed"] = {key: (int(tick), float(weight)) for key, (tick, weight) in contributed}
             return cls(S, e, P, **scalars)
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"arm statistics of {len(data)} bytes are not readable: {error}") from error
@@ -197,7 +210,7 @@ class ArmStatistics:
     def _vector(self, x: Array) -> Array:
         return checks.array("x", x, self.e.shape)
 
-    def _strength(self, tick: int, weight: float) -> float:
+    def strength(self, tick: int, weight: float) -> float:
         """wᵢ δᵢ of the decision taken at `tick`."""
         if not 1 <= tick <= self.tick:
             raise ValueError(f"tick is {tick}, expected 1 to {self.tick}, the arm's decisions so far")

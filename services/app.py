@@ -9,13 +9,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.settings import Settings
-from cluster.store import Store
 from policies import Policy, create
 from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
 from services.adapters.registry import Registry
-from services.configuration import learning_config, policy_config
+from services.configuration import feedback_rules, learning_config, make_store, policy_config, sealing_config
 from services.engine.peft import PeftEngine
 from services.gateway import build_gateway
 from services.learner import Learner
@@ -105,8 +104,10 @@ class LearnerDeployment:
             make_store(settings),
             ContextMap.load(settings.router.path),
             learning_config(settings),
+            feedback_rules(settings),
             batch=settings.learner.batch,
             pace_ms=settings.learner.pace_ms,
+            sealing=sealing_config(settings),
         )
         self._running = asyncio.get_running_loop().create_task(learner.run(Registry(settings.model.adapters)))
 
@@ -168,16 +169,3 @@ def make_policy(settings: Settings, contexts: ContextMap) -> Policy:
     """The policy that serves, over a posterior without arms. ValueError: the router lacks what the policy needs."""
     posterior = Posterior(Prior(contexts.statistics, learning_config(settings)))
     return create(settings.router.policy, posterior, policy_config(settings), contexts.supervision)
-
-
-def make_store(settings: Settings) -> Store:
-    """The store that the settings name. Raises ValueError without a URL: an embedded server must be running."""
-    url = settings.store.external_url
-    if url is None:
-        raise ValueError("store.url and REDIS_URL are empty, expected a Redis URL (`pointsman serve` starts a server)")
-    return Store(
-        url,
-        settings.store.prefix,
-        reward_window_s=settings.learner.reward_window_s,
-        retention_s=settings.store.retention_s,
-    )

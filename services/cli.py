@@ -26,7 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+bandits = typer.Typer(help="What the bandit believes.", invoke_without_command=True)
+app.add_typer(bandits, name="bandit")
 console = Console()
+_LONG_S = 3600.0
 
 Url = Annotated[str, typer.Option("--url", envvar="POINTSMAN_URL", help="Address of the service.")]
 Key = Annotated[str | None, typer.Option("--key", envvar="POINTSMAN_KEY", help="Bearer key, if the service wants one.")]
@@ -117,11 +120,27 @@ def feedback(
         raise typer.Exit(1)
 
 
-@app.command()
-def bandit(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
+@bandits.callback()
+def bandit(context: typer.Context, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """What the bandit believes of every arm."""
-    with Client(url, key) as service:
-        _show(service.get("/v1/bandit"), tables.bandit, as_json)
+    if context.invoked_subcommand is None:
+        with Client(url, key) as service:
+            _show(service.get("/v1/bandit"), tables.bandit, as_json)
+
+
+@bandits.command()
+def verify(
+    whole: Annotated[bool, typer.Option("--whole", help="Fold from the first event, not from the checkpoint.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold the log again and compare: exit code 1 if an arm in use differs from what its events come to."""
+    with console.status("Folding the log…"), Client(url, key, timeout_s=_LONG_S) as service:
+        found = service.get("/v1/bandit/verify", whole=whole)
+    _show(found, tables.verification, as_json)
+    if not found["ok"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,8 +1,12 @@
-"""From settings to what the policies are configured with; they know nothing of settings."""
+"""From settings to what the parts are configured with; most of them know nothing of settings."""
 
+from cluster.archive import Archive
 from cluster.settings import Settings
+from cluster.store import Store
 from policies.base import PolicyConfig
 from policies.prior import LearningConfig
+from services.rewards import FeedbackRules
+from services.sealing import SealingConfig
 
 
 def policy_config(settings: Settings) -> PolicyConfig:
@@ -18,3 +22,29 @@ def learning_config(settings: Settings) -> LearningConfig:
     names += ["credit", "credit_discount"]
     names += ["drift_threshold", "drift_slack", "drift_trust", "drift_carry"]
     return LearningConfig(**{name: getattr(settings.learner, name) for name in names})
+
+
+def feedback_rules(settings: Settings) -> FeedbackRules:
+    """What the fold needs of the settings besides."""
+    learner = settings.learner
+    return FeedbackRules(learner.learn_late, learner.timeout_reward, learner.key_cap)
+
+
+def sealing_config(settings: Settings) -> SealingConfig:
+    """How events leave Redis."""
+    store = settings.store
+    return SealingConfig(hot_s=store.hot_s, segment=store.segment, keep_s=store.keep_s)
+
+
+def make_store(settings: Settings) -> Store:
+    """The store that the settings name. Raises ValueError without a URL: an embedded server must be running."""
+    url = settings.store.external_url
+    if url is None:
+        raise ValueError("store.url and REDIS_URL are empty, expected a Redis URL (`pointsman serve` starts a server)")
+    return Store(
+        url,
+        settings.store.prefix,
+        reward_window_s=settings.learner.reward_window_s,
+        retention_s=settings.store.retention_s,
+        archive=Archive(settings.store.archive_dir),
+    )

@@ -1,6 +1,7 @@
 """The fold of the event stream: events in, statistics of the arms and ledger rows out. Pure: no clock, no I/O."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -13,22 +14,33 @@ from policies.detector import Detector
 from policies.drift import Alarm
 from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig, Prior
+from services import rewards
+from services.rewards import FeedbackRules
 
 Ledger = Mapping[str, tuple[Decision, LedgerRow | None]]
+_WHISPER = 1e-9  # what rounding leaves of a room that is full
 
 
 class Fold:
     """Folds events in stream order and remembers what they touched since `clear`.
 
-    Several sources for one decision count as their mean. An episode's feedback counts as one observation: the weights
-    of its decisions, set by the credit scheme, sum to 1. Truncated means censored: the decision is no longer pending
-    and teaches nothing. An arm that is removed keeps what it learned, for its decisions under way and for its return.
+    A decision's row says what it teaches (`services/rewards.py`); the evidence of its arm follows the row. An
+    episode's feedback counts as one observation: the weights of its decisions, set by the credit scheme, sum to 1.
+    Truncated means censored: the decision is no longer pending and teaches nothing. An arm that is removed keeps what
+    it learned, for its decisions under way and for its return.
     """
 
-    def __init__(self, contexts: ContextMap, config: LearningConfig, arms: Mapping[str, ArmStatistics]) -> None:
+    def __init__(
+        self,
+        contexts: ContextMap,
+        config: LearningConfig,
+        arms: Mapping[str, ArmStatistics],
+        rules: FeedbackRules = FeedbackRules(),
+    ) -> None:
         self._contexts = contexts
         self._config = config
         self._detector = Detector(Prior(contexts.statistics, config))
+        self._rules = rules
         self._size = contexts.input_dimension * np.dtype(np.float16).itemsize
         self.arms = dict(arms)
         for statistics in self.arms.values():
@@ -58,20 +70,16 @@ class Fold:
         match event:
             case Decision():
                 self._decide(event)
-            case Feedback(late=True):
-                for member in event.members:
-                    self._settle(member, "timed_out", event.time, ledger)
             case Feedback():
-                counted = [member for member in event.members if self._counts(member, event, ledger)]
-                shares = credit(self._config.credit, len(counted), self._config.credit_discount)
-                for member, share in zip(counted, shares, strict=True):
-                    self._observe(event, member, share, ledger)
+                self._hear(event, ledger)
             case Completion():
-                self._complete(event.decision_id, ledger)
+                self._change(event.decision_id, event.time, ledger, rewards.completed)
             case Cancellation():
-                self._settle(event.decision_id, "cancelled", event.time, ledger)
+                self._change(event.decision_id, event.time, ledger, lambda row: rewards.closed(row, "cancelled"))
             case Timeout():
-                self._settle(event.decision_id, "timed_out", event.time, ledger)
+                weight = 1.0 / event.members
+                expire = partial(rewards.closed, status="timed_out", weight=weight)
+                self._change(event.decision_id, event.time, ledger, expire)
             case ArmRegistered():
                 self._register(event)
 
@@ -85,56 +93,69 @@ class Fold:
         self._decisions[decision.id] = decision
         self.rows[decision.id] = LedgerRow(tick=tick, arm=decision.arm, status="pending", weight=1.0, rewards={})
 
-    def _counts(self, decision_id: str, feedback: Feedback, ledger: Ledger) -> bool:
-        """Whether feedback says something of a decision: not if its window closed, nor of a step that was not taken."""
-        found = self._find(decision_id, ledger)
-        if found is None:
-            return False
-        row = found[1]
-        closed = row.status == "timed_out" or (row.status == "cancelled" and feedback.episode_id is not None)
-        return bool(row.rewards) or not closed
-
-    def _complete(self, decision_id: str, ledger: Ledger) -> None:
-        """A retry finished what an earlier attempt had given up: the step was taken after all."""
-        found = self._find(decision_id, ledger)
-        if found and found[1].status == "cancelled":
-            self.rows[decision_id] = found[1].model_copy(update={"status": "censored"})
+    def _hear(self, feedback: Feedback, ledger: Ledger) -> None:
+        known = {member: found for member in feedback.members if (found := self._find(member, ledger))}
+        if feedback.late and not self._rules.learn_late:
+            for member in known:  # its time-out will not come any more
+                self._change(member, feedback.time, ledger, partial(rewards.closed, status="timed_out"))
+            return
+        heard = [member for member, (_, row) in known.items() if rewards.hears(row, feedback, self._rules)]
+        shares = credit(self._config.credit, len(heard), self._config.credit_discount)
+        for member, share in zip(heard, shares, strict=True):
+            self._observe(feedback, member, share, ledger)
 
     def _observe(self, feedback: Feedback, decision_id: str, share: float, ledger: Ledger) -> None:
-        found = self._find(decision_id, ledger)
-        if found is None:
-            return
-        decision, row = found
-        rewards = {source: reward for source, reward in row.rewards.items() if source != feedback.source}
-        if not feedback.truncated and feedback.reward is not None:
-            rewards[feedback.source] = feedback.reward
-        weight = row.weight if row.rewards else share
-        status = "matured" if rewards else "censored"
-        updated = row.model_copy(update={"rewards": rewards, "weight": weight, "status": status})
-        self._learn(decision, row, updated, feedback.time)
-        self.rows[decision_id] = updated
+        def follow(row: LedgerRow) -> LedgerRow:
+            weight = row.weight if row.rewards else share
+            return rewards.observed(row, feedback, weight, self._voice(row, feedback, weight))
 
-    def _learn(self, decision: Decision, before: LedgerRow, after: LedgerRow, time: float) -> None:
+        self._change(decision_id, feedback.time, ledger, follow)
+
+    def _voice(self, row: LedgerRow, feedback: Feedback, weight: float) -> float:
+        """The key's share of a full voice in a decision: less than 1 where it would hold more evidence than it may.
+
+        Room that a first word took stays taken, even if the word is withdrawn.
+        """
+        key, cap = feedback.key, self._rules.key_cap
+        if not cap or not rewards.has_word(feedback) or any(of.partition("/")[0] == key for of in row.rewards):
+            return 1.0
+        statistics = self._arm(row.arm)
+        full = statistics.strength(row.tick, weight)
+        voice = min(1.0, (cap - statistics.contribution(key)) / full) if full else 1.0
+        if voice < _WHISPER:
+            return 0.0
+        statistics.contribute(key, row.tick, voice * weight)
+        return voice
+
+    def _change(self, decision_id: str, time: float, ledger: Ledger, step: Callable[[LedgerRow], LedgerRow]) -> None:
+        """Take a decision's row one step further, and the arm's evidence with it."""
+        if found := self._find(decision_id, ledger):
+            decision, before = found
+            after = step(before)
+            if after != before:
+                self.rows[decision_id] = after
+                self._teach(decision, before, after, time)
+
+    def _teach(self, decision: Decision, before: LedgerRow, after: LedgerRow, time: float) -> None:
         """Move the arm's evidence from one row of the ledger to the next."""
-        x, statistics = self._context(decision), self._arm(after.arm)
-        if before.rewards and after.rewards:
-            statistics.correct(x, after.tick, _mean(before), _mean(after), after.weight, time)
-        elif before.rewards:
-            statistics.retract(x, before.tick, _mean(before), before.weight, time)
-        elif after.rewards:
-            pending = before.status == "pending"
-            taught = (x, after.tick, _mean(after), after.weight, time, pending)
+        was, now = rewards.lesson(before, self._rules), rewards.lesson(after, self._rules)
+        released = before.status == "pending" and after.status != "pending"
+        if was == now and not released:
+            return
+        x, statistics, tick = self._context(decision), self._arm(after.arm), after.tick
+        if was and now and was.weight == now.weight:
+            statistics.correct(x, tick, was.reward, now.reward, now.weight, time)
+            return
+        if was:
+            statistics.retract(x, tick, was.reward, was.weight, time)
+            if now:
+                statistics.mature(x, tick, now.reward, now.weight, time, was_pending=False)
+        elif now:
+            taught = (x, tick, now.reward, now.weight, time, released)
             if alarm := self._detector.mature(after.arm, statistics, *taught):
                 self.alarms.append((after.arm, alarm))
-        elif before.status == "pending":
+        elif released:
             statistics.forget(x, time)
-
-    def _settle(self, decision_id: str, status: str, time: float, ledger: Ledger) -> None:
-        found = self._find(decision_id, ledger)
-        if found and found[1].status == "pending":
-            decision, row = found
-            self.rows[decision_id] = row.model_copy(update={"status": status})
-            self._arm(row.arm).forget(self._context(decision), time)
 
     def _find(self, decision_id: str, ledger: Ledger) -> tuple[Decision, LedgerRow] | None:
         """The decision and its row, unless it is unknown or was not folded."""
@@ -165,7 +186,3 @@ class Fold:
 
     def _context(self, decision: Decision) -> Array:
         return self._contexts.map(np.frombuffer(decision.features, np.float16)).x
-
-
-def _mean(row: LedgerRow) -> float:
-    return sum(row.rewards.values()) / len(row.rewards)

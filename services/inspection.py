@@ -45,7 +45,8 @@ class BanditView(BaseModel):
     router: str
     contexts: int  # recent decisions that the posterior is averaged over
     learner_age_s: float | None  # seconds since the Learner's last sign of life
-    behind_ms: int  # how much younger the newest event is than the newest one folded
+    behind_events: int  # events that these beliefs do not hold yet
+    behind_s: float  # age of the oldest of them in seconds, 0 when nothing waits
     arms: list[ArmView]
 
 
@@ -94,7 +95,7 @@ class AdapterView(BaseModel):
 async def bandit(router: Router) -> BanditView:
     """Everything about the bandit; averages are over the latest decisions in the store."""
     recent = await router.store.decisions(_RECENT)
-    state = await router.store.learner_state()
+    state, behind = await router.store.learner_state(), await router.snapshots.behind()
     resident = set(recent[0].decision.resident) if recent else set(router.registry.paths)
     posterior = router.snapshots.posterior
     X = _contexts(router, recent)
@@ -116,7 +117,8 @@ async def bandit(router: Router) -> BanditView:
         router=router.contexts.fingerprint,
         contexts=len(X),
         learner_age_s=max(0.0, time.time() - state.alive) if state.alive else None,
-        behind_ms=await router.store.backlog_ms(),
+        behind_events=behind.events,
+        behind_s=behind.age_s,
         arms=views,
     )
 

@@ -1,36 +1,54 @@
 """Learner: the only writer of the posterior. Folds the event stream and commits what it touched."""
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import AsyncIterator, Mapping
 
-from cluster.connection import START, UNAVAILABLE
+from cluster.archive import Archive
+from cluster.checkpoint import Checkpoint
+from cluster.connection import UNAVAILABLE
 from cluster.events import ArmRegistered, ArmRemoved
+from cluster.learner_store import Changes, LedgerRow
 from cluster.store import Store
+from cluster.stream import START, stream_order
 from policies.context import ContextMap
-from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig
 from services.adapters.registry import Registry
 from services.fold import Fold
+from services.folding import Folding, Refold
+from services.rewards import FeedbackRules
+from services.sealing import Sealer, SealingConfig, checkpoint_path
 
 log = logging.getLogger(__name__)
 _IDLE_MS = 500  # how long a step waits for the first event
 _RETRY_S = 1.0
-_TRIM_EVERY_S = 60.0
+_PAGE = 1000
 
 
 class Learner:
-    """Reads events after its position, folds them, commits statistics, ledger and position in one fenced script."""
+    """Reads events after its position, folds them, commits statistics, ledger and position in one fenced script.
+
+    Beside it a Sealer moves what is no longer hot into the store's archive, if it has one.
+    """
 
     def __init__(
-        self, store: Store, contexts: ContextMap, config: LearningConfig, *, batch: int = 1000, pace_ms: float = 20
+        self,
+        store: Store,
+        contexts: ContextMap,
+        config: LearningConfig,
+        rules: FeedbackRules = FeedbackRules(),
+        *,
+        batch: int = 1000,
+        pace_ms: float = 20,
+        sealing: SealingConfig = SealingConfig(),
     ) -> None:
         self._store = store
-        self._contexts = contexts
-        self._config = config
+        self._folding = Folding(contexts, config, rules)
         self._batch = batch
         self._pace_s = pace_ms / 1000
-        self._trimmed = 0.0
+        self._sealing = sealing
 
     async def start(self, registry: Registry) -> None:
         """Take over from any other Learner, resume at the last commit, and register the arms that there are."""
@@ -41,13 +59,14 @@ class Learner:
     async def run(self, registry: Registry) -> None:
         """Start and step until cancelled. Redis may go away and come back; a newer Learner ends this one (Fenced)."""
         await self.start(registry)
-        while True:
-            try:
-                await self._resume()  # what was folded but perhaps not committed is dropped
-                await self._follow()
-            except UNAVAILABLE as error:
-                log.warning("the store is away (%s), trying again in %g s", error, _RETRY_S)
-                await asyncio.sleep(_RETRY_S)
+        async with self._sealing_beside():
+            while True:
+                try:
+                    await self._resume()  # what was folded but perhaps not committed is dropped
+                    await self._follow()
+                except UNAVAILABLE as error:
+                    log.warning("the store is away (%s), trying again in %g s", error, _RETRY_S)
+                    await asyncio.sleep(_RETRY_S)
 
     async def step(self, block_ms: int | None = None) -> int:
         """Fold and commit the next events; how many there were."""
@@ -58,6 +77,7 @@ class Learner:
         ledger = await self._store.ledger(sorted(Fold.references(events)))
         for event in events:
             self._fold.apply(event, ledger)
+        self._folded += len(events)
         await self._commit(entries[-1][0], events[-1].time)
         return len(events)
 
@@ -67,47 +87,99 @@ class Learner:
             await asyncio.sleep(self._pace_s if await self.step(block_ms=_IDLE_MS) else 0)
 
     async def _resume(self) -> None:
-        state = await self._store.learner_state()
-        self._version, self._position = state.version, state.position
-        blobs = {arm: blob for arm, (_, blob) in (await self._store.arms()).items()}
-        self._outdated: list[str] = []
-        if blobs and state.router != self._contexts.fingerprint:
-            log.warning("the router changed from %s: folding the events again", state.router)
-            self._position, self._outdated, blobs = START, sorted(blobs), {}
-        arms = {arm: ArmStatistics.from_bytes(blob) for arm, blob in blobs.items()}
-        self._fold = Fold(self._contexts, self._config, arms)
+        """Go on from what is committed, or fold everything again if it was folded in another way."""
+        changes, archive = await self._store.changes(), self._store.archive
+        self._version, self._position, self._folded = changes.version, changes.position, changes.folded
+        self._goal, self._outdated = changes.rebuilding, list[str]()
+        sealed = await asyncio.to_thread(lambda: archive.last) if archive else START
+        lost = stream_order(changes.position) < stream_order(sealed)
+        if lost or (changes.version and changes.signature != self._folding.signature):
+            log.warning("the fold is %s, expected %s: folding again", changes.signature, self._folding.signature)
+            await self._rebuild(changes, sealed)
+        else:
+            self._fold = self._folding.start(changes.blobs)
+
+    async def _rebuild(self, changes: Changes, sealed: str) -> None:
+        """Begin again with what the sealed events come to; the hot ones follow step by step.
+
+        Routers keep what they have until everything is folded that was folded before.
+        """
+        self._goal = max(changes.rebuilding or changes.position, sealed, key=stream_order)
+        self._position = sealed
+        self._outdated = sorted(changes.names)
+        self._fold = self._folding.start({})
+        if self._store.archive and sealed != START:
+            await self._store.drop_sealed(sealed)
+            await self._from_checkpoint(self._store.archive, sealed)
+        self._folded = (await self._store.learner_state()).trimmed
+
+    async def _from_checkpoint(self, archive: Archive, sealed: str) -> None:
+        """Until all rows are written there is no signature: whoever is interrupted here begins again."""
+        path, signature = checkpoint_path(archive, self._folding), self._folding.signature
+        with Checkpoint(path, signature) as checkpoint:
+            await Refold(self._store, self._folding, checkpoint).advance(sealed, self._beat)
+            arms, after = checkpoint.arms(), ""
+            while page := checkpoint.page(after, _PAGE):
+                await self._write({}, {id_: placed.row for id_, placed in page.items()}, signature="")
+                after = max(page)
+            await self._write(arms, {}, signature=signature)
+            self._fold = self._folding.start(arms)
+
+    async def _beat(self, position: str) -> None:
+        log.info("folding again: at %s of %s", position, self._goal)
+        await self._store.heartbeat(time.time())
 
     async def _commit(self, position: str, now: float) -> None:
-        fold = self._fold
+        fold, self._position = self._fold, position
         arms = {arm: fold.arms[arm].to_bytes() for arm in sorted(fold.touched)}
-        self._version = await self._store.commit(
-            self._epoch,
-            self._version,
-            position,
-            now,
-            arms,
-            self._outdated,
-            fold.rows,
-            router=self._contexts.fingerprint,
-        )
-        self._position, self._outdated = position, []
+        await self._write(arms, fold.rows, now, signature=self._folding.signature)
         for arm, alarm in fold.alarms:
             log.warning("%s no longer earns what was believed: %s", arm, alarm)
         fold.clear()
+
+    async def _write(
+        self, arms: Mapping[str, bytes], rows: Mapping[str, LedgerRow], now: float = 0.0, *, signature: str
+    ) -> None:
+        reached = signature and stream_order(self._position) >= stream_order(self._goal or START)
+        self._version = await self._store.commit(
+            self._epoch,
+            self._version,
+            self._position,
+            now,
+            arms,
+            self._outdated,
+            rows,
+            router=self._folding.contexts.fingerprint,
+            signature=signature,
+            rebuilding="" if reached else self._goal,
+            folded=self._folded,
+        )
+        self._outdated = []
 
     async def _register(self, registry: Registry) -> None:
         now = time.time()
         for arm in registry.arms:
             fingerprint = registry[arm].fingerprint if arm in registry else None
             await self._store.register_arm(ArmRegistered(time=now, arm=arm, adapter_hash=fingerprint))
-        for arm in self._fold.arms.keys() - set(registry.arms):
+        for arm in sorted(await self._store.registered_arms() - set(registry.arms)):
             await self._store.remove_arm(ArmRemoved(time=now, arm=arm))
 
     async def _tick(self) -> None:
-        """What the clock brings: a sign of life, time-outs, retention. The fold itself reads no clock."""
+        """What the clock brings: a sign of life and time-outs. The fold itself reads no clock."""
         now = time.time()
         await self._store.heartbeat(now)
         await self._store.post_timeouts(now)
-        if now - self._trimmed > _TRIM_EVERY_S:
-            self._trimmed = now
-            await self._store.trim(now)
+
+    @contextlib.asynccontextmanager
+    async def _sealing_beside(self) -> AsyncIterator[None]:
+        if self._store.archive is None:
+            yield
+            return
+        sealer = Sealer(self._store, self._store.archive, self._folding, self._sealing)
+        running = asyncio.create_task(sealer.run())
+        try:
+            yield
+        finally:
+            while not running.done():
+                running.cancel()  # more than once: on Python 3.11 the Redis client can swallow one
+                await asyncio.wait([running], timeout=0.1)

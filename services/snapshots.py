@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from cluster.connection import START, UNAVAILABLE, stream_order
+from cluster.connection import UNAVAILABLE
 from cluster.events import Basis
-from cluster.learner_store import Snapshot
+from cluster.learner_store import Changes
+from cluster.log_store import Behind
 from cluster.store import Store
+from cluster.stream import START, stream_order
 from policies.checks import Array
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior
@@ -44,12 +46,19 @@ class SnapshotFollower:
         self.posterior = posterior
         self.version = 0
         self.position = START
+        self.folded = 0
+        self._known: frozenset[str] = frozenset()
         self._put(self._arms, {})
 
     async def start(self, router: str) -> None:
         """Take over everything that was folded with the context map `router`; no other evidence fits, now or later."""
         self._router = router
-        await self._load()
+        self._seen = await self._store.latest_version_id()
+        await self._take()
+
+    async def behind(self) -> Behind:
+        """What has happened that these beliefs do not hold yet."""
+        return await self._store.behind(self.position, self.folded)
 
     async def follow(self) -> None:
         """Take over every new version until cancelled."""
@@ -65,12 +74,8 @@ class SnapshotFollower:
         snapshots = await self._store.versions(self._seen, block_ms)
         if not snapshots:
             return
-        if (await self._store.learner_state()).router != self._router:
-            self._seen = snapshots[-1].stream_id
-        elif snapshots[0].version > self.version + 1:
-            await self._load()
-        else:
-            await self._apply(snapshots)
+        self._seen = snapshots[-1].stream_id
+        await self._take()
 
     @property
     def basis(self) -> Basis:
@@ -84,19 +89,21 @@ class SnapshotFollower:
             self._own.append(_Own(stream_id, arm, x))
             self.posterior.overlay(arm, x)
 
-    async def _load(self) -> None:
-        self._seen = await self._store.latest_version_id()
-        state = await self._store.learner_state()
-        if state.router == self._router:
-            self._put(self._arms, {arm: blob for arm, (_, blob) in (await self._store.arms()).items()})
-            self._advance(state.version, state.position, self._arms)
+    async def _take(self) -> None:
+        """Take over all that changed, as of one moment. Evidence of another router, or half folded, is left alone."""
+        changes = await self._store.changes(self.version)
+        if changes.version < self.version:  # the store was lost and began again
+            changes = await self._store.changes()
+        if changes.router == self._router and not changes.rebuilding:
+            self._swap(changes)
 
-    async def _apply(self, snapshots: list[Snapshot]) -> None:
-        touched = {arm for snapshot in snapshots for arm in (*snapshot.arms, *snapshot.removed)}
-        changed = [arm for arm in self._arms if arm in touched]
-        self._put(changed, await self._store.arm_blobs(changed))
-        self._seen = snapshots[-1].stream_id
-        self._advance(snapshots[-1].version, snapshots[-1].position, changed)
+    def _swap(self, changes: Changes) -> None:
+        gone = {arm for arm in self._arms if arm not in changes.names and arm in self._known}
+        changed = [arm for arm in self._arms if arm in changes.blobs or arm in gone]
+        self._put(changed, changes.blobs)
+        self._known = changes.names
+        self.folded = changes.folded
+        self._advance(changes.version, changes.position, changed)
 
     def _put(self, arms: Sequence[str], blobs: Mapping[str, bytes]) -> None:
         """Replace arms by what is committed; one that is not starts empty."""

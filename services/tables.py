@@ -19,7 +19,8 @@ def bandit(state: dict[str, Any]) -> Table:
     age = state["learner_age_s"]
     title = f"{state['policy']} v{state['policy_version']} · {state['mode']} · router {state['router']}"
     life = "never seen" if age is None else f"{age:.1f} s ago"
-    caption = f"posterior over {state['contexts']} recent contexts · Learner's last step {life}"
+    behind = f"{state['behind_events']} events behind ({state['behind_s']:.1f} s)"
+    caption = f"posterior over {state['contexts']} recent contexts · Learner's last step {life} · {behind}"
     table = _table(title, "arm", "pulls", "pending", "matured", "reward (95%)", "posterior", "updated", "resident")
     table.caption = caption
     for arm in state["arms"]:
@@ -33,6 +34,17 @@ def bandit(state: dict[str, Any]) -> Table:
             _ago(arm["updated"]),
             "yes" if arm["resident"] else "no",
         )
+    return table
+
+
+def verification(found: dict[str, Any]) -> Table:
+    """The arms of `GET /v1/bandit/verify`."""
+    verdict = "the posterior is what the log comes to" if found["ok"] else "the posterior differs from its log"
+    table = _table(f"{verdict} (version {found['version']})", "arm", "S", "e", "P", "counts")
+    table.caption = f"folded {found['start']} to {found['position']} · largest relative difference, at most 1e-9"
+    for arm in found["arms"]:
+        sums = (f"{arm[name]:.1e}" for name in ("S", "e", "P"))
+        table.add_row(arm["arm"], *sums, "equal" if arm["counts_equal"] else "[red]differ[/]")
     return table
 
 

@@ -1,8 +1,9 @@
 -- Writes what the Learner folded, if it is still the Learner and nobody wrote in between.
 -- KEYS: 1 learner hash, 2 arms (name -> version), 3 versions stream
 -- ARGV: 1 epoch, 2 version that the changes build on, 3 position, 4 time, 5 router, 6 prefix of arm blobs,
---       7 prefix of decision hashes, 8 changed arms, 9 removed arms, 10 decision ids (JSON lists),
---       11.. a blob an arm, then a ledger row a decision
+--       7 prefix of decision hashes, 8 changed arms, 9 removed arms, 10 decision ids (JSON lists), 11 signature of the
+--       fold, 12 position that a fold from the beginning has to reach or '', 13 events folded of all ever appended,
+--       14.. a blob an arm, then a ledger row a decision
 -- Reply: {1, new version}, or {0, stored epoch, stored version} when refused
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'version', 'position')
 local epoch, version = tonumber(stored[1] or 0), tonumber(stored[2] or 0)
@@ -20,16 +21,17 @@ for _, arm in ipairs(removed) do
   redis.call('HDEL', KEYS[2], arm)
 end
 for i, arm in ipairs(changed) do
-  redis.call('SET', ARGV[6] .. arm, ARGV[10 + i])
+  redis.call('SET', ARGV[6] .. arm, ARGV[13 + i])
   redis.call('HSET', KEYS[2], arm, new)
 end
 for i, id in ipairs(ids) do
   -- An expired decision must not come back as a hash that never expires.
   if redis.call('EXISTS', ARGV[7] .. id) == 1 then
-    redis.call('HSET', ARGV[7] .. id, 'ledger', ARGV[10 + #changed + i])
+    redis.call('HSET', ARGV[7] .. id, 'ledger', ARGV[13 + #changed + i])
   end
 end
-redis.call('HSET', KEYS[1], 'version', new, 'position', ARGV[3], 'time', ARGV[4], 'router', ARGV[5])
+redis.call('HSET', KEYS[1], 'version', new, 'position', ARGV[3], 'time', ARGV[4], 'router', ARGV[5],
+  'signature', ARGV[11], 'rebuilding', ARGV[12], 'folded', ARGV[13])
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', 1000, '*',
   'version', new, 'arms', ARGV[8], 'removed', ARGV[9], 'position', ARGV[3])
 return {1, new}

@@ -28,6 +28,7 @@ if KEYS[4] ~= '' then
   redis.call('SET', KEYS[4], stream_id, 'EX', ARGV[5])
 end
 if KEYS[5] ~= '' then
+  redis.call('HSET', KEYS[2], 'episode', KEYS[5])
   redis.call('RPUSH', KEYS[5], ARGV[1])
   redis.call('EXPIRE', KEYS[5], ARGV[4])
 end

@@ -1,7 +1,7 @@
 -- Takes one reward for a decision or an episode and says what it was.
 -- KEYS: 1 event stream, 2 deadlines, 3 reply of this very call if it was sent before, 4 observations of the target,
 --       5 episode list, or '' when the target is a decision
--- ARGV: 1 prefix of decision hashes, 2 decision id or '', 3 source, 4 reward (JSON), 5 truncated (JSON), 6 time (unix s),
+-- ARGV: 1 prefix of decision hashes, 2 decision id or '', 3 whose word, 4 reward (JSON), 5 truncated (JSON), 6 time (unix s),
 --       7 retention (s), 8 TTL of the observations (s), 9 event JSON without late, previous, members,
 --       10 tenant whose decisions alone count, or ''
 -- Reply: recorded | duplicate | corrected | late | unknown

@@ -17,6 +17,13 @@ class Metrics:
         self.decisions = Counter("pointsman_decisions", "Decisions.", ("arm", "explored"), registry=self._all)
         self.feedback = Counter("pointsman_feedback", "Feedback items.", ("status",), registry=self._all)
         self.version = Gauge("pointsman_policy_version", "Version of the snapshot decided on.", registry=self._all)
+        self.behind_events = Gauge(
+            "pointsman_behind_events", "Events that the beliefs do not hold yet.", registry=self._all
+        )
+        self.behind_seconds = Gauge("pointsman_behind_seconds", "Age of the oldest of them.", registry=self._all)
+        self.sealing_failed = Gauge(
+            "pointsman_sealing_failed", "1 while events cannot be sealed into the archive.", registry=self._all
+        )
 
     def render(self) -> bytes:
         """The exposition text."""

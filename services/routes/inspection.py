@@ -6,9 +6,9 @@ from fastapi import FastAPI, Query
 
 from cluster.settings import Settings
 from cluster.store import StoredDecision
-from services import inspection
+from services import inspection, verification
 from services.edge.auth import Caller, needs
-from services.edge.errors import found
+from services.edge.errors import ApiError, found
 from services.router import Router
 
 
@@ -25,6 +25,14 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
         """What is known of one arm."""
         views = {view.arm: view for view in (await inspection.bandit(router)).arms}
         return found(views.get(arm), "arm", arm)
+
+    @app.get("/v1/bandit/verify", tags=["inspection"], dependencies=[inspects])
+    async def bandit_verify(whole: bool = False) -> verification.Verification:
+        """Fold the log from the last checkpoint, or from its beginning, and compare with the posterior in use."""
+        try:
+            return await verification.verify_apart(settings, router.contexts, whole=whole)
+        except verification.NotComparable as error:
+            raise ApiError(409, str(error), code="not_comparable", retry_after_s=10) from None
 
     async def stored(decision_id: str, caller: Caller, field: str = "decision_id") -> StoredDecision:
         """A decision that the caller may see."""

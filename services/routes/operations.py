@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
 from services.router import Router
+from services.sealing import ALARM
 
 _LEARNER_PATIENCE_S = 30.0
 
@@ -25,7 +26,10 @@ def add(app: FastAPI, router: Router, metrics: Metrics) -> None:
 
     @app.get("/readyz", tags=["operations"])
     async def ready() -> dict[str, Any]:
-        """Whether requests can be served durably: the store answers and a Learner folds."""
+        """Whether requests can be served durably: the store answers and a Learner folds.
+
+        What is wrong but stops nobody is listed under `alarms`.
+        """
         durability = await router.store.check()
         state = await router.store.learner_state()
         if not state.alive:
@@ -33,10 +37,20 @@ def add(app: FastAPI, router: Router, metrics: Metrics) -> None:
         age = time.time() - state.alive
         if age > _LEARNER_PATIENCE_S:
             raise ApiError(503, f"the Learner was last seen {age:.0f} s ago", code="learner_away", retry_after_s=1)
-        return {"status": "ready", "learner_age_s": round(age, 3), "store_warnings": durability.warnings}
+        alarms = await router.store.alarms()
+        return {
+            "status": "ready",
+            "learner_age_s": round(age, 3),
+            "store_warnings": durability.warnings,
+            "alarms": alarms,
+        }
 
     @app.get("/metrics", tags=["operations"], response_model=None)
     async def prometheus() -> Response:
         """Prometheus metrics of this Router."""
         metrics.version.set(router.snapshots.version)
+        behind, alarms = await router.snapshots.behind(), await router.store.alarms()
+        metrics.behind_events.set(behind.events)
+        metrics.behind_seconds.set(behind.age_s)
+        metrics.sealing_failed.set(ALARM in alarms)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")

@@ -1,7 +1,6 @@
 """The store against a real server: what each call records, what it refuses, and what it never does twice."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -111,7 +110,10 @@ class TestDecisions:
         assert stored is not None
         assert (stored.stream_id, stored.decision) == (decided.stream_id, decided.decision)
         assert (stored.completion, stored.cancellation, stored.ledger) == (completion("d1"), None, ROW)
-        assert stored.observations == {"user": Observation(0.3, False), "judge": Observation(None, True)}
+        assert stored.observations == {
+            "anonymous/user": Observation(0.3, False),
+            "anonymous/judge": Observation(None, True),
+        }
 
     async def test_a_decision_shows_what_was_said_of_its_episode(
         self, store: Store, make_decision: MakeDecision
@@ -120,7 +122,7 @@ class TestDecisions:
         await give(store, episode_reward("e", 0.7))
         stored = await store.decision("d1")
         assert stored is not None
-        assert stored.observations == {"judge": Observation(0.7, False)}
+        assert stored.observations == {"anonymous/judge": Observation(0.7, False)}
 
     async def test_decisions_come_newest_first_and_in_pages(self, store: Store, make_decision: MakeDecision) -> None:
         for i in range(5):
@@ -231,7 +233,7 @@ class TestFeedback:
         assert await give(store, reward("d1", 0.5, at=after), reward("d1", 1.0, at=after)) == ["duplicate", "late"]
         stored = await store.decision("d1")
         assert stored is not None
-        assert stored.observations == {"judge": Observation(1.0, False)}
+        assert stored.observations == {"anonymous/judge": Observation(1.0, False)}
 
     async def test_an_episode_is_late_after_its_last_deadline(self, store: Store, make_decision: MakeDecision) -> None:
         await store.decide(make_decision("d0", episode="e"))
@@ -254,6 +256,16 @@ class TestDeadlines:
         assert await store.post_timeouts(NOW + WINDOW_S) == 0
         (_, event) = (await store.event_range())[-1]
         assert event == Timeout(time=NOW + WINDOW_S, decision_id="early")
+
+    async def test_a_time_out_knows_how_many_decisions_its_episode_had(
+        self, store: Store, make_decision: MakeDecision
+    ) -> None:
+        for name in ("d1", "d2"):
+            await store.decide(make_decision(name, episode="e"))
+        await store.decide(make_decision("d3"))
+        await store.post_timeouts(NOW * 2)
+        found = [event for _, event in await store.event_range() if isinstance(event, Timeout)]
+        assert [(event.decision_id, event.members) for event in found] == [("d1", 2), ("d2", 2), ("d3", 1)]
 
     async def test_the_limit_leaves_the_rest_for_the_next_call(self, store: Store, make_decision: MakeDecision) -> None:
         for i in range(5):
@@ -332,14 +344,16 @@ class TestLearner:
         assert await store.arms() == {}
         assert await store.latest_version_id() == START
 
-    async def test_the_backlog_is_what_is_not_folded(self, store: Store, make_decision: MakeDecision) -> None:
-        assert await store.backlog_ms() == 0
-        first = await store.decide(make_decision("d1"))
-        await commit(store, await store.acquire_epoch(), 0, first.stream_id)
-        assert await store.backlog_ms() == 0
+    async def test_a_reader_knows_how_far_behind_it_is(self, store: Store, make_decision: MakeDecision) -> None:
+        assert await store.behind(START, 0) == (0, 0.0)
+        ids = [(await store.decide(make_decision(f"d{i}"))).stream_id for i in range(3)]
         await asyncio.sleep(0.02)
-        await store.decide(make_decision("d2"))
-        assert 10 <= await store.backlog_ms() < 5000
+        assert (await store.behind(ids[2], 3)) == (0, 0.0)
+        behind = await store.behind(ids[0], 1)
+        assert behind.events == 2
+        assert behind.age_s >= 0.01
+        await store.drop_sealed(ids[0])
+        assert (await store.behind(ids[0], 1)).events == 2
 
     async def test_a_sign_of_life_changes_nothing_else(self, store: Store) -> None:
         before = await store.learner_state()
@@ -416,31 +430,6 @@ class TestTrim:
         assert lasting == {"events", "learner", "versions"}
         assert len(of_decision) == 4
         assert min(of_decision) > RETENTION_S
-
-    async def test_without_a_position_nothing_goes(self, store: Store, make_decision: MakeDecision) -> None:
-        await store.decide(make_decision("d1"))
-        assert await store.trim(time.time() + 10 * RETENTION_S) == 0
-        assert len(await store.event_range()) == 1
-
-    async def test_what_is_not_folded_stays(self, store: Store, make_decision: MakeDecision) -> None:
-        position = (await store.decide(make_decision("d1"))).stream_id
-        await store.decide(make_decision("d2"))
-        await commit(store, await store.acquire_epoch(), 0, position)
-        assert await store.trim(time.time() + 10 * RETENTION_S) == 0
-        assert len(await store.event_range()) == 2
-
-    async def test_what_is_folded_and_out_of_retention_goes(
-        self, store: Store, redis_url: str, prefix: str, make_decision: MakeDecision
-    ) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        old_ms = now_ms - int(RETENTION_S * 1000) - 1000
-        async with Redis.from_url(redis_url) as redis:
-            await redis.xadd(f"{prefix}events", {"type": "x", "data": "x"}, id=f"{old_ms}-0")
-        position = (await store.decide(make_decision("d1"))).stream_id
-        await commit(store, await store.acquire_epoch(), 0, position)
-        assert await store.trim(now_ms / 1000 - 100) == 0
-        assert await store.trim(now_ms / 1000) == 1
-        assert [stream_id for stream_id, _ in await store.event_range()] == [position]
 
 
 class TestLostAnswers:

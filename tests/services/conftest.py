@@ -53,14 +53,14 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_settings(redis_url: str, prefix: str, adapters: Path) -> MakeSettings:
+def make_settings(redis_url: str, prefix: str, adapters: Path, tmp_path: Path) -> MakeSettings:
     """Settings that never explore, with changes by group."""
 
     def make(**groups: dict[str, Any]) -> Settings:
         values: dict[str, dict[str, Any]] = {
             "model": {"name": BASE, "adapters": adapters, "max_tokens": 64},
             "router": {"epsilon_supervised": 0.0, "epsilon_uniform": 0.0, "refresh_s": 0.2},
-            "store": {"url": redis_url, "prefix": prefix},
+            "store": {"url": redis_url, "prefix": prefix, "data_dir": tmp_path},
         }
         for group, changes in groups.items():
             values[group] = values.get(group, {}) | changes

@@ -146,7 +146,7 @@ class TestAgainstAService:
         assert await terminal("feedback", "e1", "--episode", "--truncated") == "e1: recorded\n"
         assert await terminal("feedback", "nobody", "--success", code=1) == "nobody: unknown\n"
         view = await world.get(f"/v1/decisions/{id_}")
-        assert view["observations"] == {"anonymous": [0.0, False], "judge": [1.0, False]}
+        assert view["observations"] == {"anonymous": [0.0, False], "anonymous/judge": [1.0, False]}
 
     async def test_feedback_needs_a_reward_in_range(self, terminal: Terminal) -> None:
         assert "less than or equal to 1" in await terminal("feedback", "d", "--reward", "2", code=2)
@@ -166,7 +166,7 @@ class TestAgainstAService:
         await world.say({"decision_id": ids[2], "reward": 0.5, "source": "[/judge]"})
         said = plain(await terminal("decisions", "--limit", "2"))
         assert ids[0] not in said
-        assert re.search(rf"{ids[2]} \d+ s ago \[/red\]2 calendar 1.000 pending \(\[/judge\]: 0.5\)", said)
+        assert re.search(rf"{ids[2]} \d+ s ago \[/red\]2 calendar 1.000 pending \(anonymous/\[/judge\]: 0.5\)", said)
         views = json.loads(await terminal("decisions", "--json"))
         assert [view["decision"]["id"] for view in views] == ids[::-1]
 

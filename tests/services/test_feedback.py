@@ -1,10 +1,13 @@
 """Rewards over HTTP, and what the posterior makes of them."""
 
+import time
 from typing import Any
 
 import httpx
 import pytest
 
+from policies.evidence import ArmStatistics
+from tests.services.auth_keys import bearer, keys
 from tests.services.conftest import MakeWorld
 from tests.services.world import Json, World, chat, listening
 
@@ -88,6 +91,47 @@ async def test_sources_are_told_apart_and_averaged(world: World) -> None:
     said = await world.say({**target, "reward": 1, "source": "judge"}, {**target, "reward": 0, "source": "user"})
     assert said == ["recorded", "recorded"]
     assert await outcome(world) == (1, 0, 1, 0.5)
+
+
+async def test_sources_of_one_key_have_one_word_beside_another_key(make_world: MakeWorld) -> None:
+    world = await make_world(auth={"keys": keys("loud", "quiet")})
+    answer = await world.post("/v1/chat/completions", chat(), authorization=bearer("loud"))
+    item = {"decision_id": answer.json()["id"]}
+    many: list[Json] = [{**item, "reward": 1, "source": f"s{n}"} for n in range(5)]
+    for name, said in (("loud", many), ("quiet", [{**item, "reward": 0, "source": "s0"}])):
+        response = await world.post("/v1/feedback", said, authorization=bearer(name))
+        assert set(response.json()["counts"]) == {"recorded"}
+    await world.fold()
+    (statistics,) = [
+        ArmStatistics.from_bytes(blob) for arm, blob in (await world.store.arm_blobs(["calendar"])).items()
+    ]
+    assert (statistics.matured, statistics.reward_sum) == (1, 0.5)
+
+
+async def test_late_feedback_is_learned_where_the_setting_says_so(make_world: MakeWorld) -> None:
+    world = await make_world(learner={"reward_window_s": 1e-6, "learn_late": True})
+    item = {"decision_id": (await world.ask())["id"]}
+    assert await world.say({**item, "reward": 1.0}) == ["late"]
+    assert await outcome(world) == (1, 0, 1, 1.0)
+    assert await world.say({**item, "reward": 0.5}) == ["late"]
+    assert await outcome(world) == (1, 0, 1, 0.5)
+
+
+async def test_only_an_answer_earns_the_default_of_a_time_out(make_world: MakeWorld) -> None:
+    world = await make_world(learner={"reward_window_s": 1e-6, "timeout_reward": 0.25})
+    await world.ask()
+    world.engine.fails_after = 1
+    assert (await world.post("/v1/chat/completions", chat())).status_code == 500
+    await world.settle()
+    await world.store.post_timeouts(time.time() + 1)
+    assert await outcome(world) == (2, 0, 1, 0.25)
+
+
+async def test_a_key_holds_no_more_evidence_than_it_may(make_world: MakeWorld) -> None:
+    world = await make_world(learner={"key_cap": 2.0, "discount": 1.0})
+    answers = [await world.ask() for _ in range(4)]
+    await world.say(*({"decision_id": answer["id"], "reward": 1} for answer in answers))
+    assert await outcome(world) == (4, 0, 2, 1.0)
 
 
 async def test_a_truncated_episode_teaches_nothing_until_it_has_an_outcome(world: World) -> None:

@@ -22,6 +22,7 @@ from policies.context import ContextMap
 from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig
 from services.fold import Fold
+from services.rewards import FeedbackRules
 from tests.services.fakes import features
 
 CONFIG = LearningConfig(discount=0.9, version_carry=0.25)
@@ -53,9 +54,10 @@ def completion(id_: str) -> Completion:
 class Ledger:
     """Folds events in batches, with what earlier batches left in the ledger."""
 
-    def __init__(self, contexts: ContextMap) -> None:
+    def __init__(self, contexts: ContextMap, rules: FeedbackRules = FeedbackRules()) -> None:
         self.contexts = contexts
-        self.fold = Fold(contexts, CONFIG, {})
+        self.rules = rules
+        self.fold = Fold(contexts, CONFIG, {}, rules)
         self.decisions: dict[str, Decision] = {}
         self.rows: dict[str, LedgerRow] = {}
 
@@ -69,7 +71,7 @@ class Ledger:
         self.rows |= self.fold.rows
         blobs = {arm: statistics.to_bytes() for arm, statistics in self.fold.arms.items()}
         arms = {arm: ArmStatistics.from_bytes(blob) for arm, blob in blobs.items()}
-        self.fold = Fold(self.contexts, CONFIG, arms)
+        self.fold = Fold(self.contexts, CONFIG, arms, self.rules)
         return self
 
     def __getitem__(self, arm: str) -> ArmStatistics:
@@ -123,12 +125,23 @@ EVENTS: Sequence[Event] = (
     reward("d2", 0.0, source="user"),
     ArmRemoved(time=10.0, arm="claims"),
     reward("d3", None, previous=0.5),
+    decision("d6"),
+    completion("d6"),
+    Timeout(time=11.0, decision_id="d6"),
+    reward("d6", 1.0, late=True),
+    decision("d7"),
+    decision("d8"),
+    reward("d7", 1.0, key="nightly"),
+    reward("d8", 1.0, key="nightly", source="a"),
+    reward("d8", 0.0, key="nightly", source="b"),
+    reward("d8", 0.5),
 )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
-def test_the_batches_do_not_matter(contexts: ContextMap, size: int) -> None:
-    whole, split = Ledger(contexts).take(*EVENTS), Ledger(contexts)
+@pytest.mark.parametrize("rules", [FeedbackRules(), FeedbackRules(True, 0.25, 1.5)])
+def test_the_batches_do_not_matter(contexts: ContextMap, size: int, rules: FeedbackRules) -> None:
+    whole, split = Ledger(contexts, rules).take(*EVENTS), Ledger(contexts, rules)
     for start in range(0, len(EVENTS), size):
         split.take(*EVENTS[start : start + size])
     assert split.rows == whole.rows
@@ -245,6 +258,89 @@ class TestEndings:
         )
         assert ledger.fold.arms == {}
         assert ledger.rows == {}
+
+
+class TestKeys:
+    """A key's sources have together one word's weight, and a key no more evidence than it may."""
+
+    def test_inventing_sources_outvotes_nobody(self, contexts: ContextMap) -> None:
+        loud = [reward("d1", 1.0, key="loud", source=f"s{n}") for n in range(9)]
+        ledger = Ledger(contexts).take(decision("d1"), reward("d1", 0.0, key="quiet"), *loud)
+        assert same(ledger["inbox"], Ledger(contexts).take(decision("d1"), reward("d1", 0.5))["inbox"])
+
+    def test_a_key_cannot_correct_another_by_taking_its_name(self, contexts: ContextMap) -> None:
+        said = reward("d1", 1.0, key="one", source="one"), reward("d1", 0.0, key="two", source="one")
+        ledger = Ledger(contexts).take(decision("d1"), *said)
+        assert ledger.rows["d1"].rewards == {"one": 1.0, "two/one": 0.0}
+        assert ledger["inbox"].reward_sum == 0.5
+
+    def test_a_key_holds_at_most_its_cap_of_an_arm(self, contexts: ContextMap) -> None:
+        ids = [f"d{i}" for i in range(6)]
+        ledger = Ledger(contexts, FeedbackRules(key_cap=1.5)).take(*(decision(id_) for id_ in ids))
+        for id_ in ids:
+            ledger.take(reward(id_, 1.0, key="loud"))
+        held = [row.weight * row.voices.get("loud", 1.0) * 0.9 ** (6 - row.tick) for row in ledger.rows.values()]
+        assert sum(held) == pytest.approx(1.5)
+        assert ledger["inbox"].contribution("loud") == pytest.approx(1.5)
+        assert {row.status for row in ledger.rows.values()} == {"matured", "censored"}
+        assert ledger["inbox"].pending == 0
+
+    def test_the_room_of_a_key_grows_back_with_the_arms_clock(self, contexts: ContextMap) -> None:
+        ledger = Ledger(contexts, FeedbackRules(key_cap=1.0)).take(decision("d1"), reward("d1", 1.0))
+        ledger.take(decision("d2"), reward("d2", 1.0))
+        assert ledger.rows["d2"].voices == {"anonymous": pytest.approx(0.1)}
+        ledger.take(reward("d2", 0.0))
+        x, y = ledger.x("d1"), ledger.x("d2")
+        assert ledger["inbox"].e == pytest.approx(0.9 * x)
+        assert pytest.approx(0.9 * np.outer(x, x) + 0.1 * np.outer(y, y)) == ledger["inbox"].S
+
+    def test_who_has_room_is_heard_beside_who_has_none(self, contexts: ContextMap) -> None:
+        ledger = Ledger(contexts, FeedbackRules(key_cap=1.0)).take(decision("d1"), reward("d1", 0.0, key="loud"))
+        ledger.take(decision("d2"), reward("d2", 0.0, key="loud", source="x"), reward("d2", 1.0, key="quiet"))
+        assert ledger.rows["d2"].voices == {"loud": pytest.approx(0.1)}
+        x, y = ledger.x("d1"), ledger.x("d2")
+        assert ledger["inbox"].e == pytest.approx(y / 1.1)
+        assert pytest.approx(0.9 * np.outer(x, x) + np.outer(y, y)) == ledger["inbox"].S
+
+
+class TestTimeouts:
+    """What comes after the window, by the two settings for it."""
+
+    @pytest.fixture
+    def generous(self, contexts: ContextMap) -> Ledger:
+        return Ledger(contexts, FeedbackRules(timeout_reward=0.25))
+
+    def test_an_answer_without_feedback_earns_the_default(self, generous: Ledger) -> None:
+        generous.take(decision("d1"), completion("d1"), Timeout(time=9.0, decision_id="d1", members=2))
+        assert (counts(generous["inbox"]), generous.rows["d1"].status) == ((1, 0, 1, 0.25), "timed_out")
+        assert generous["inbox"].e == pytest.approx(0.25 / 2 * generous.x("d1"))
+
+    def test_an_answer_that_comes_after_the_window_earns_it_then(self, generous: Ledger) -> None:
+        generous.take(decision("d1"), Timeout(time=9.0, decision_id="d1"))
+        assert counts(generous["inbox"]) == (1, 0, 0, 0.0)
+        generous.take(completion("d1"))
+        assert counts(generous["inbox"]) == (1, 0, 1, 0.25)
+
+    @pytest.mark.parametrize("unanswered", [[], [Cancellation(time=2.0, decision_id="d1", reason="gone")]])
+    def test_what_never_answered_earns_nothing(self, generous: Ledger, unanswered: list[Event]) -> None:
+        generous.take(decision("d1"), *unanswered, Timeout(time=9.0, decision_id="d1"))
+        assert counts(generous["inbox"]) == (1, 0, 0, 0.0)
+
+    def test_what_has_a_reward_or_was_cut_off_keeps_it(self, generous: Ledger) -> None:
+        generous.take(decision("d1"), completion("d1"), reward("d1", 1.0), Timeout(time=9.0, decision_id="d1"))
+        generous.take(decision("d2"), completion("d2"), reward("d2", None), Timeout(time=9.0, decision_id="d2"))
+        assert counts(generous["inbox"]) == (2, 0, 1, 1.0)
+
+    def test_late_feedback_replaces_what_the_time_out_did(self, contexts: ContextMap) -> None:
+        late = Ledger(contexts, FeedbackRules(learn_late=True, timeout_reward=0.25))
+        late.take(decision("d1"), completion("d1"), Timeout(time=9.0, decision_id="d1"), reward("d1", 1.0, late=True))
+        assert same(late["inbox"], Ledger(contexts).take(decision("d1"), reward("d1", 1.0))["inbox"])
+        late.take(reward("d1", 0.0, late=True, previous=1.0))
+        assert counts(late["inbox"]) == (1, 0, 1, 0.0)
+
+    def test_late_feedback_may_come_before_the_time_out(self, contexts: ContextMap) -> None:
+        late = Ledger(contexts, FeedbackRules(learn_late=True)).take(decision("d1"), reward("d1", 1.0, late=True))
+        assert (counts(late["inbox"]), late.rows["d1"].status) == ((1, 0, 1, 1.0), "matured")
 
 
 class TestArms:

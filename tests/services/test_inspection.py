@@ -29,7 +29,7 @@ async def test_the_bandit_shows_beliefs_freshness_and_residency(world: World) ->
     arms = {arm["arm"]: arm for arm in state["arms"]}
     assert state["contexts"] == 2
     assert state["learner_age_s"] > 0
-    assert state["behind_ms"] >= 0
+    assert (state["behind_events"], state["behind_s"] >= 0) == (2, True)  # a decision and its completion
     assert arms["inbox"]["posterior_mean"] > 0.5 > arms["claims"]["posterior_mean"]
     assert 0 < arms["inbox"]["posterior_width"] < 1
     assert {name: arm["resident"] for name, arm in arms.items()} == {
@@ -64,9 +64,10 @@ async def test_a_decision_and_what_became_of_it(world: World) -> None:
     await world.say({"decision_id": answer["id"], "reward": 0.5, "source": "judge"})
     await world.fold()
     view = await world.get(f"/v1/decisions/{answer['id']}")
-    assert view["observations"] == {"judge": [0.5, False]}
+    assert view["observations"] == {"anonymous/judge": [0.5, False]}
     assert view["ledger"] == {
-        "tick": 1, "arm": "calendar", "status": "matured", "weight": 1.0, "rewards": {"judge": 0.5},
+        "tick": 1, "arm": "calendar", "status": "matured", "weight": 1.0,
+        "rewards": {"anonymous/judge": 0.5}, "voices": {}, "answered": True,
     }  # fmt: skip
 
 

@@ -20,10 +20,10 @@ from cluster.store import Store
 from policies.context import ContextMap
 from policies.evidence import ArmStatistics
 from services.adapters.registry import Registry
-from services.configuration import learning_config
+from services.configuration import learning_config, make_store
 from services.learner import Learner
 from tests.services.test_fold import decision, reward
-from tests.services.world import World, end, eventually, make_store, write_adapters
+from tests.services.world import World, end, eventually, write_adapters
 
 
 def learner(

@@ -22,7 +22,7 @@ from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
 from services.adapters.registry import Registry
-from services.configuration import learning_config, policy_config
+from services.configuration import feedback_rules, learning_config, make_store, policy_config
 from services.gateway import build_gateway
 from services.learner import Learner
 from services.model import ModelReplica
@@ -46,7 +46,7 @@ class World:
         self.store = make_store(settings)
         self.router = make_router(settings, contexts, engine)
         self.app = build_gateway(self.router, settings)
-        self.learner = Learner(self.store, contexts, learning_config(settings))
+        self.learner = Learner(self.store, contexts, learning_config(settings), feedback_rules(settings))
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://pointsman")
 
@@ -109,15 +109,6 @@ class World:
 def chat(text: str = "open the calendar", **body: Any) -> Json:
     """A chat request of one user message."""
     return {"model": "auto", "messages": [{"role": "user", "content": text}]} | body
-
-
-def make_store(settings: Settings) -> Store:
-    return Store(
-        settings.store.external_url or "",
-        settings.store.prefix,
-        reward_window_s=settings.learner.reward_window_s,
-        retention_s=settings.store.retention_s,
-    )
 
 
 def make_follower(settings: Settings, contexts: ContextMap, store: Store, arms: tuple[str, ...]) -> SnapshotFollower:
