@@ -129,7 +129,7 @@ def _estimates(reward: Array, weight: Array, dr: Array, matched: Mask, level: fl
     moments = {
         "ips": Moment(one, weight * reward, one, 0.0, most),
         "snips": Moment(weight, reward, one, 0.0, 1.0),
-        "dr": Moment(one, dr, one, min(-most, float(dr.min())), max(1 + most, float(dr.max()))),
+        "dr": Moment(one, dr, one, min(0.0, float(dr.min())), max(1.0, float(dr.max()))),
     }
     if matched.any():
         moments["replay"] = Moment(one[matched], reward[matched], one[matched], 0.0, 1.0)
