@@ -1,0 +1,1 @@
+"""What `benchmarks.ope` is made of: logs whose truth is known, and the Open Bandit sample."""
