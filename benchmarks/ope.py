@@ -46,7 +46,7 @@ def main(
     """Coverage of the intervals over independent logs, refusals, and point errors on the Open Bandit sample."""
     sizes = (5000,) if quick else (5000, 5000, 5000, 20_000)
     logger = Logger(worlds.embedded())
-    cells, refused = _cover(logger, logs or (20 if quick else 250), sizes)
+    cells, refused = _cover(logger, logs or (20 if quick else 500), sizes)
     uncertain = _refusals(logger)
     errors = point_errors()
     checks = [

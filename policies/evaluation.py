@@ -16,7 +16,7 @@ from policies.likelihood import Moment
 from policies.reward_model import cross_fitted
 
 _UNSEEN = 0.02  # share of a policy's choices that a log need not have covered
-_SIGMAS = 5.0
+_SURE = 0.9999
 
 
 class NotEvaluable(ValueError):
@@ -191,14 +191,21 @@ def _refuse_unsupported(log: Log, target: Array, weight: Array, least: float) ->
             f"{certain.mean():.0%} of the decisions were taken without exploration, and the policy differs on "
             f"{elsewhere:.1%}: the log cannot show what its choices would have earned"
         )
-    gap = 1 - weight.mean()
-    if gap > _UNSEEN + _SIGMAS * weight.std() / np.sqrt(len(weight)):
+    if _most_mean_weight(log, weight) < 1 - _UNSEEN:
         raise NotEvaluable(
-            f"the weights have mean {weight.mean():.3f}, expected 1: about {gap:.0%} of the policy's choices had no "
-            "chance in the log"
+            f"the weights have mean {weight.mean():.3f}, expected 1: about {1 - weight.mean():.0%} of the policy's "
+            "choices had no chance in the log"
         )
     if effective_size(weight) < least:
         raise NotEvaluable(
             f"the effective sample size is {effective_size(weight):.1f} of {len(weight)}, expected at least {least:g}: "
             "the log holds too few of the policy's choices"
         )
+
+
+def _most_mean_weight(log: Log, weight: Array) -> float:
+    """The largest mean weight that the log does not rule out, given how much a unit of it can weigh."""
+    propensity = np.ones(len(weight))
+    np.multiply.at(propensity, log.unit, log.propensity)
+    one, most = np.ones(len(weight)), max(1 / float(propensity.min()), float(weight.max()))
+    return likelihood.interval(Moment(one, weight, one, 0.0, most), _SURE, len(weight))[1]

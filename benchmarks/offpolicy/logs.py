@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal
 
 import numpy as np
 
 from benchmarks.worlds import World
-from policies.base import PolicyConfig
+from policies import Context, PolicyConfig, create
 from policies.checks import Array, Rows
 from policies.evaluation import Log
 from policies.evidence import ArmStatistics
-from policies.mixing import masses, plausible
 from policies.posterior import Posterior
 from policies.prior import LearningConfig, Prior
 
@@ -43,7 +43,11 @@ class Logger:
         return named
 
     def candidates(self, rng: np.random.Generator) -> dict[str, Array]:
-        """Policies [n,K] to be evaluated: the supervised router, and LinUCB after outcomes that no log holds."""
+        """Policies [n,K] to be evaluated: the supervised router, and one that has learned what the newer arms can do.
+
+        It chooses between the supervised arm and the newer ones by outcomes that no log holds; so every choice of it
+        has a chance in every log.
+        """
         X, R = self.world.mapped[0], self.world.R
         trained = self.posterior()
         for arm, name in enumerate(self.world.arms):
@@ -52,7 +56,9 @@ class Logger:
             _learn(statistics, X[rows], R[rows, arm])
             trained.put(name, statistics)
         one = np.eye(len(self.world.arms))
-        return {"supervised": one[self.supervised], "trained": one[trained.means(X).argmax(1)]}
+        newer = np.array([not trained.prior.knows(arm) for arm in self.world.arms])
+        means = np.where(newer | (one[self.supervised] > 0), trained.means(X), -np.inf)
+        return {"supervised": one[self.supervised], "trained": one[means.argmax(1)]}
 
     def truth(self, target: Array) -> float:
         """What a policy earns, over all episodes of the table."""
@@ -92,17 +98,15 @@ class Logger:
 
     def _probabilities(self, posterior: Posterior, config: PolicyConfig, rows: Rows) -> Array:
         """p(a|x) [rows,K] of LinUCB, by the code that the service decides with."""
-        X = self.world.mapped[0][rows]
-        bonuses = config.alpha * posterior.widths(X)
-        scores, burning_in = posterior.means(X) + bonuses, posterior.burning_in(config.burn_in)
-        p = np.zeros_like(scores)
-        for row, supervised in enumerate(self.supervised[rows].tolist()):
-            candidates = plausible(scores[row], bonuses[row]) | burning_in
-            best = int(scores[row].argmax())
-            for arm in {best, supervised, *np.flatnonzero(candidates).tolist()}:
-                p[row, arm] = sum(masses(arm, best, supervised, candidates, config).values())
-        shares: Array = p / p.sum(1, keepdims=True)
-        return shares
+        contexts = [self._contexts[row] for row in rows.tolist()]
+        policy = create("linucb", posterior, config)
+        return policy.distribution(contexts, eligible=self.world.arms, costs={})
+
+    @cached_property
+    def _contexts(self) -> list[Context]:
+        X, gates = self.world.mapped
+        named = (dict(zip(self.world.contexts.arms, row, strict=True)) for row in gates.tolist())
+        return [Context(x, gate) for x, gate in zip(X, named, strict=True)]
 
     def _follow(self, posterior: Posterior, known: Mapping[str, ArmStatistics], rows: Rows, action: Rows) -> None:
         """Learn from a block: its rewards come at its end."""
