@@ -83,11 +83,14 @@ class Checkpoint:
         query = "SELECT id, stream_id, row, crc FROM rows WHERE id > ? ORDER BY id LIMIT ?"
         return {id_: self._placed(*rest) for id_, *rest in self._file.execute(query, (after, count)).fetchall()}
 
-    def advance(self, position: str, arms: Mapping[str, bytes], rows: Mapping[str, Placed]) -> None:
-        """Move on to `position`, with the arms and rows that changed on the way; all of it or nothing."""
+    def advance(
+        self, position: str, arms: Mapping[str, bytes], rows: Mapping[str, Placed], gone: Iterable[str] = ()
+    ) -> None:
+        """Move on to `position`, with the arms and rows that changed and the arms `gone` on the way, or not at all."""
         lines = [_line(id_, *placed) for id_, placed in rows.items()]
         blobs = [(arm, statistics, _sha256(statistics)) for arm, statistics in arms.items()]
         with self._file:
+            self._file.executemany("DELETE FROM arms WHERE arm = ?", [(arm,) for arm in gone])
             self._file.executemany("INSERT OR REPLACE INTO arms VALUES (?, ?, ?)", blobs)
             self._file.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", lines)
             digests = dict(self._file.execute("SELECT arm, sha256 FROM arms").fetchall())

@@ -164,24 +164,47 @@ class Timeout(Record):
 
 
 class ArmRegistered(Record):
-    """An arm may be chosen from now on, or its adapter has new weights."""
+    """An arm may be chosen from now on, or its adapter has new weights.
+
+    `serves` is what it turns on: `base`, an adapter or a mixture template; none: what has the arm's own name.
+    """
 
     type: Literal["arm_registered"] = "arm_registered"
     time: float
     arm: str
+    serves: str | None = None
     adapter_hash: str | None = None
 
 
 class ArmRemoved(Record):
-    """An arm may no longer be chosen."""
+    """An arm serves no more: an operator took it out, or what it serves is absent."""
 
     type: Literal["arm_removed"] = "arm_removed"
     time: float
     arm: str
+    absent: bool = False
+
+
+class ArmFrozen(Record):
+    """From now on the router passes the arm over, or no longer does. What it learned stays."""
+
+    type: Literal["arm_frozen"] = "arm_frozen"
+    time: float
+    arm: str
+    frozen: bool
+
+
+class ArmRenamed(Record):
+    """An arm has another name from now on; what is known of it goes along."""
+
+    type: Literal["arm_renamed"] = "arm_renamed"
+    time: float
+    arm: str
+    to: Id
 
 
 Event = Annotated[
-    Decision | Completion | Feedback | Cancellation | Timeout | ArmRegistered | ArmRemoved,
+    Decision | Completion | Feedback | Cancellation | Timeout | ArmRegistered | ArmRemoved | ArmFrozen | ArmRenamed,
     Field(discriminator="type"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -1,4 +1,4 @@
-"""What a request and its reward write: decisions, feedback, completions, cancellations, time-outs, arms."""
+"""What a request and its reward write: decisions, feedback, completions, cancellations, time-outs."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
@@ -8,8 +8,6 @@ from pydantic_core import to_json
 
 from cluster.connection import Argument, Connection
 from cluster.events import (
-    ArmRegistered,
-    ArmRemoved,
     Cancellation,
     Completion,
     Decision,
@@ -126,18 +124,6 @@ class RequestStore(Connection):
         """Append the cancellation and stop waiting for a reward; False if cancelled already or unknown."""
         return await self._outcome(cancellation)
 
-    async def register_arm(self, registered: ArmRegistered) -> bool:
-        """Append the registration; False if the arm is registered with this adapter hash."""
-        return await self._arm(registered)
-
-    async def remove_arm(self, removed: ArmRemoved) -> bool:
-        """Append the removal; False if the arm is not registered."""
-        return await self._arm(removed)
-
-    async def registered_arms(self) -> set[str]:
-        """The arms that are registered and not removed."""
-        return {arm.decode() for arm in cast(list[bytes], await self._redis.hkeys(self._key("registered")))}
-
     async def post_timeouts(self, now: float, limit: int = 1000) -> int:
         """Append a time-out for at most `limit` decisions whose window closed by `now` (unix s); how many."""
         keys = [self._key("events"), self._key("deadlines")]
@@ -168,11 +154,6 @@ class RequestStore(Connection):
         keys = [self._key("events"), self._key("decision", event.decision_id), self._key("deadlines")]
         settled = event.decision_id if isinstance(event, Cancellation) else ""
         return bool(await self._scripts["outcome"](keys, [event.type, event.model_dump_json(), settled]))
-
-    async def _arm(self, event: ArmRegistered | ArmRemoved) -> bool:
-        state = to_json(event.adapter_hash) if isinstance(event, ArmRegistered) else b""
-        keys = [self._key("events"), self._key("registered")]
-        return bool(await self._scripts["arm"](keys, [event.arm, state, event.type, event.model_dump_json()]))
 
 
 def _flat(decision: Decision) -> list[bytes]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
+from cluster.arm_store import ArmStore
 from cluster.connection import Entry, entry
 from cluster.events import Cancellation, Completion, Decision, Record
 from cluster.learner_store import LearnerStore, LedgerRow
@@ -34,8 +35,8 @@ class StoredDecision:
     ledger: LedgerRow | None
 
 
-class Store(RequestStore, LearnerStore, LogStore):
-    """The whole store: requests, Learner, log and history. See `Connection` for its arguments."""
+class Store(RequestStore, LearnerStore, ArmStore, LogStore):
+    """The whole store: requests, Learner, arms, log and history. See `Connection` for its arguments."""
 
     async def decision(self, decision_id: str) -> StoredDecision | None:
         """The decision and what became of it; None if unknown or past the retention."""

@@ -51,7 +51,7 @@ class Detector:
         mean, width2 = float(theta @ x), max(0.0, float(Vx @ x))
         variance = max(mean * (1 - mean), _LEAST_VARIANCE) + _NOISE * width2
         residual = round(reward - mean, _DIGITS)
-        prior_residual = round(reward - float(self._prior.mean_of(arm) @ x), _DIGITS)
+        prior_residual = round(reward - float(self._prior.mean_of(statistics.label(arm)) @ x), _DIGITS)
         z = round(residual / variance**0.5, _DIGITS)
         return statistics.watch.step(z, residual, prior_residual, weight, self._config.drift_slack)
 

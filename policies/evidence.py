@@ -10,6 +10,7 @@ from safetensors.numpy import load, save
 
 from policies import checks
 from policies.checks import Array
+from policies.delays import BUCKETS, bucket
 from policies.drift import Alarm, Run, Watch
 
 
@@ -22,9 +23,11 @@ class ArmStatistics:
     (last tick, γ) of the earlier ones, `cuts` (last tick, share) of what a new version or a drift left of the decisions
     up to that tick. κ is `kappa`, and `standing` what the versions left of it; `released` counts the pulls
     before the last new version. `latest` is the last tick that matured.
-    `updated` is the time of the last folded event in unix seconds. Reward sums are over matured decisions, neither
-    weighted nor discounted. `contributed` maps a feedback key to the evidence that its words brought, as (tick, weight
-    at that tick).
+    `updated` is the time of the last folded event in unix seconds, `former` are the arm's earlier names, oldest first.
+    Reward sums are over matured decisions, neither weighted nor discounted. `contributed` maps a feedback key to the
+    evidence that its words brought, as (tick, weight at that tick). `unanswered` counts decisions that nobody said
+    anything of in time, `delays` those with a reward by how long it took (policies/delays.py): failures, and successes
+    (½ and more).
     """
 
     S: Array
@@ -48,6 +51,9 @@ class ArmStatistics:
     cuts: list[tuple[int, float]] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
     contributed: dict[str, tuple[int, float]] = field(default_factory=dict)
+    former: list[str] = field(default_factory=list)
+    unanswered: int = 0
+    delays: list[list[int]] = field(default_factory=lambda: [[0] * BUCKETS, [0] * BUCKETS])
 
     def __post_init__(self) -> None:
         d = len(self.e)
@@ -63,6 +69,10 @@ class ArmStatistics:
         """An arm that was never pulled."""
         shape = (dimension, dimension)
         return cls(np.zeros(shape), np.zeros(dimension), np.zeros(shape), discount, adapter_hash)
+
+    def label(self, arm: str) -> str:
+        """What the trained router calls the arm that is named `arm` now: its first name."""
+        return self.former[0] if self.former else arm
 
     def pull(self, x: Array, time: float) -> int:
         """Fold a decision for this arm: its clock advances, x is pending. Returns the decision's tick."""
@@ -138,6 +148,10 @@ class ArmStatistics:
         self.pending -= 1
         # With nothing pending P is exactly zero, so rounding cannot build up.
         self.P = self.P - np.outer(x, x) if self.pending else np.zeros_like(self.P)
+
+    def answered(self, reward: float, delay_s: float) -> None:
+        """Count the first reward of a decision, `delay_s` after it was taken."""
+        self.delays[reward >= 0.5][bucket(delay_s)] += 1
 
     def new_version(self, adapter_hash: str, carry: float) -> None:
         """Other weights under the same name: what was known, and what still comes from before, counts `carry`.

@@ -9,12 +9,16 @@ from policies.request import Request
 
 @register
 class Fixed(Policy):
-    """score = 1 for `fixed_arm` and 0 for the others; where a request rules that arm out, LinUCB's score."""
+    """score = 1 for `fixed_arm`, by its name of now or its first one, and 0 for the others.
+
+    Where a request rules that arm out it is LinUCB's score.
+    """
 
     name = "fixed"
 
     def score(self, request: Request) -> Array:
-        if self.config.fixed_arm not in request.arms:
+        named = [self.config.fixed_arm in (arm, self.posterior.label(arm)) for arm in request.arms]
+        if not any(named):
             return request.beliefs.optimism
-        wanted = np.array([arm == self.config.fixed_arm for arm in request.arms])
+        wanted = np.array(named)
         return np.broadcast_to(wanted.astype(np.float64), request.beliefs.means.shape)

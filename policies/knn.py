@@ -38,7 +38,7 @@ class KNN(Policy):
         k = min(self.config.neighbours, len(known.labels))
         nearest = np.argpartition(_squared_distances(request.X, known.X), k - 1, axis=1)[:, :k]
         votes = np.stack([np.bincount(row, minlength=len(known.arms)) for row in known.labels[nearest]]) / k
-        return known.columns(votes, request.arms) - request.penalties
+        return known.columns(votes, [self.posterior.label(arm) for arm in request.arms]) - request.penalties
 
 
 def _squared_distances(X: Array, Y: Array) -> Array:

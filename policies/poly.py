@@ -30,8 +30,9 @@ class Poly(Policy):
 
     def score(self, request: Request) -> Array:
         tasks = self.supervision.tasks
+        labels = [self.posterior.label(arm) for arm in request.arms]
         rows = [self._weights[tasks.index(t)] if t in tasks else self._weights.mean(axis=0) for t in request.tasks]
-        return self.supervision.columns(np.stack(rows), request.arms) - request.penalties
+        return self.supervision.columns(np.stack(rows), labels) - request.penalties
 
 
 def task_weights(logits: Array) -> Array:

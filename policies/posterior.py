@@ -8,6 +8,7 @@ from policies import checks
 from policies.checks import Array, Mask, Rows
 from policies.evidence import ArmStatistics
 from policies.prior import Prior
+from policies.request import Context
 from policies.triangle import Triangle
 
 _ROUNDING = 4096  # rank-one updates after which a factor is computed anew even if nothing decays
@@ -29,6 +30,7 @@ class Posterior:
         self._everyone: Rows = np.arange(0)
         self._statistics: dict[str, ArmStatistics] = {}
         self._updates: dict[str, int] = {}  # rank-one updates of an arm since its last factor
+        self._renamed: dict[str, str] = {}  # arm -> what the trained router calls it
         # The arrays have room for more arms than there are: adding one costs no copy of the rest.
         self._theta = np.zeros((0, d))
         self._W = np.zeros((0, self._triangle.size))
@@ -55,6 +57,9 @@ class Posterior:
         self._theta[row], self._W[row] = theta, self._triangle.pack(wide.T @ wide)
         self._new_pulls[row] = self._pulls_since_new(arm, statistics)
         self._statistics[arm] = statistics
+        self._renamed.pop(arm, None)
+        if statistics.former:
+            self._renamed[arm] = statistics.label(arm)
         self._updates[arm] = 0
 
     def learn(self, arm: str, x: Array, reward: float, weight: float = 1.0, time: float = 0.0) -> None:
@@ -86,6 +91,7 @@ class Posterior:
         arms[row] = arms[last]
         self._name(arms[:last])
         del self._statistics[arm], self._updates[arm]
+        self._renamed.pop(arm, None)
 
     def overlay(self, arm: str, x: Array) -> None:
         """Count a decision that the statistics do not hold yet as pending (Sherman–Morrison on W alone)."""
@@ -93,6 +99,14 @@ class Posterior:
         Wx = self._triangle.unpack(self._W[row]) @ x
         self._W[row] -= self._triangle.outer(Wx, 1 / (1 + float(x @ Wx)))
         self._new_pulls[row] += 1
+
+    def named(self, context: Context) -> Context:
+        """The context with its gates under the arms' names of now; the trained router knows their first ones."""
+        if not self._renamed:
+            return context
+        gates = {name: gate for name, gate in context.gates.items() if name not in self._renamed.values()}
+        known = {arm: context.gates[label] for arm, label in self._renamed.items() if label in context.gates}
+        return context._replace(gates=gates | known)
 
     def rows(self, arms: Sequence[str]) -> Rows:
         """Rows of the named arms in what `means`, `widths` return. ValueError: an unknown arm."""
@@ -131,7 +145,11 @@ class Posterior:
 
     def centroid(self, arm: str) -> Array | None:
         """The mean example x̄ [d] of the arm; None if there is none."""
-        return self.prior.centroid(arm)
+        return self.prior.centroid(self.label(arm))
+
+    def label(self, arm: str) -> str:
+        """What the trained router calls the arm: its first name."""
+        return self._renamed.get(arm, arm)
 
     def _of(self, stack: Array, rows: Rows | None) -> Array:
         if rows is None or rows is self._everyone:
@@ -141,7 +159,7 @@ class Posterior:
     def _pulls_since_new(self, arm: str, statistics: ArmStatistics) -> float:
         if statistics.released is not None:
             return statistics.pulls - statistics.released
-        return np.inf if self.prior.knows(arm) else statistics.pulls
+        return np.inf if self.prior.knows(statistics.label(arm)) else statistics.pulls
 
     def _append(self, arm: str) -> int:
         row = len(self._arms)

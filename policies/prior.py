@@ -167,7 +167,7 @@ class Prior:
 
     def with_evidence(self, arm: str, statistics: "ArmStatistics") -> tuple[Array, Array]:
         """V = κV₀ + (1−κ)λI + S, symmetric, and b = κb₀ + e."""
-        V0, b0 = self.of(arm)
+        V0, b0 = self.of(statistics.label(arm))
         kappa = statistics.kappa
         V = kappa * V0 + statistics.S
         V[np.diag_indices_from(V)] += (1 - kappa) * self.config.ridge

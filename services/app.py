@@ -14,6 +14,7 @@ from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
 from services.adapters.registry import Registry
+from services.arms import Arms
 from services.configuration import feedback_rules, learning_config, make_store, policy_config, sealing_config
 from services.engine.peft import PeftEngine
 from services.gateway import build_gateway
@@ -140,8 +141,8 @@ class RouterDeployment:
 
 def build_router(settings: Settings, model: Model) -> Router:
     """A Router, not yet connected."""
-    registry, contexts, store = (
-        Registry(settings.model.adapters),
+    arms, contexts, store = (
+        Arms(Registry(settings.model.adapters)),
         ContextMap.load(settings.router.path),
         make_store(settings),
     )
@@ -149,7 +150,7 @@ def build_router(settings: Settings, model: Model) -> Router:
     snapshots = SnapshotFollower(
         store,
         policy.posterior,
-        registry.arms,
+        arms,
         discount=settings.learner.discount,
         refresh_s=settings.router.refresh_s,
     )
@@ -158,7 +159,7 @@ def build_router(settings: Settings, model: Model) -> Router:
         base=settings.model.public_name,
         model=model,
         store=store,
-        registry=registry,
+        arms=arms,
         contexts=contexts,
         policy=policy,
         snapshots=snapshots,

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.settings import CHECKOUT, ApiKey, Scope, Settings
-from services import tables
+from services import arms_cli, tables
 from services.client import Client, user_message
 from services.edge.auth import key_hash
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 bandits = typer.Typer(help="What the bandit believes.", invoke_without_command=True)
 app.add_typer(bandits, name="bandit")
+app.add_typer(arms_cli.app, name="arms")
 console = Console()
 _LONG_S = 3600.0
 
@@ -154,6 +155,18 @@ def decisions(
     """The latest decisions and their outcomes."""
     with Client(url, key) as service:
         _show(service.get("/v1/decisions", limit=limit, tenant=tenant), tables.decisions, as_json)
+
+
+@app.command()
+def explain(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Id of a decision.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Why a decision was taken, what would be decided now, and what became of it."""
+    with Client(url, key) as service:
+        _show(service.get(f"/v1/decisions/{id_}/explain"), tables.decision, as_json)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from cluster.events import ArmRegistered, Cancellation, Completion, Decision, Event, Feedback, Timeout
+from cluster.events import ArmRegistered, ArmRenamed, Cancellation, Completion, Decision, Event, Feedback, Timeout
 from cluster.learner_store import LedgerRow
 from policies.checks import Array
 from policies.context import ContextMap
@@ -45,11 +45,13 @@ class Fold:
         self.arms = dict(arms)
         for statistics in self.arms.values():
             statistics.change_discount(config.discount)
+        self._follow_names()
         self.clear()
 
     def clear(self) -> None:
         """Forget what was touched: it has been committed."""
         self.touched: set[str] = set()
+        self.removed: set[str] = set()
         self.rows: dict[str, LedgerRow] = {}
         self.alarms: list[tuple[str, Alarm]] = []
         self._decisions: dict[str, Decision] = {}
@@ -82,13 +84,15 @@ class Fold:
                 self._change(event.decision_id, event.time, ledger, expire)
             case ArmRegistered():
                 self._register(event)
+            case ArmRenamed():
+                self._rename(event)
 
     def _decide(self, decision: Decision) -> None:
         if not self._fits(decision):
             return
         statistics = self._arm(decision.arm)
-        if statistics.adapter_hash is None:
-            statistics.adapter_hash = decision.adapters.get(decision.arm)
+        if statistics.adapter_hash is None and len(decision.adapters) == 1:
+            (statistics.adapter_hash,) = decision.adapters.values()
         tick = statistics.pull(self._context(decision), decision.time)
         self._decisions[decision.id] = decision
         self.rows[decision.id] = LedgerRow(tick=tick, arm=decision.arm, status="pending", weight=1.0, rewards={})
@@ -135,6 +139,7 @@ class Fold:
             if after != before:
                 self.rows[decision_id] = after
                 self._teach(decision, before, after, time)
+                self._count(decision, before, after, time)
 
     def _teach(self, decision: Decision, before: LedgerRow, after: LedgerRow, time: float) -> None:
         """Move the arm's evidence from one row of the ledger to the next."""
@@ -153,16 +158,30 @@ class Fold:
         elif now:
             taught = (x, tick, now.reward, now.weight, time, released)
             if alarm := self._detector.mature(after.arm, statistics, *taught):
-                self.alarms.append((after.arm, alarm))
+                self.alarms.append((self.current(after.arm), alarm))
         elif released:
             statistics.forget(x, time)
+
+    def _count(self, decision: Decision, before: LedgerRow, after: LedgerRow, time: float) -> None:
+        """Keep account of who gets an answer, and when."""
+        statistics = self._arm(after.arm)
+        if after.rewards and not before.rewards:
+            mean = sum(after.rewards.values()) / len(after.rewards)
+            statistics.answered(mean, time - decision.time)
+            statistics.unanswered -= before.status == "timed_out"
+        elif after.status == "timed_out" != before.status:
+            statistics.unanswered += 1
+
+    def current(self, name: str) -> str:
+        """What an arm that had this name is called now."""
+        return self._current.get(name, name)
 
     def _find(self, decision_id: str, ledger: Ledger) -> tuple[Decision, LedgerRow] | None:
         """The decision and its row, unless it is unknown or was not folded."""
         decision, row = ledger.get(decision_id, (None, None))
         decision = self._decisions.get(decision_id, decision)
         row = self.rows.get(decision_id, row)
-        if decision and row and row.arm in self.arms and self._fits(decision):
+        if decision and row and self.current(row.arm) in self.arms and self._fits(decision):
             return decision, row
         return None
 
@@ -177,8 +196,22 @@ class Fold:
         elif event.adapter_hash is not None and known.adapter_hash != event.adapter_hash:
             known.new_version(event.adapter_hash, self._config.version_carry)
 
+    def _rename(self, event: ArmRenamed) -> None:
+        """What is known of the arm goes by another name; so do its decisions under the old one, whenever they end."""
+        self.arms[event.to] = self._arm(event.arm)
+        self.arms[event.to].former.append(event.arm)
+        del self.arms[event.arm]
+        self.touched = self.touched - {event.arm} | {event.to}
+        self.removed = self.removed - {event.to} | {event.arm}
+        self._follow_names()
+
+    def _follow_names(self) -> None:
+        """What the arms of earlier names are called now."""
+        self._current = {old: arm for arm, known in self.arms.items() for old in known.former if old != arm}
+
     def _arm(self, arm: str) -> ArmStatistics:
-        """The arm's statistics, to be changed; an unknown arm starts empty."""
+        """The arm's statistics, by a name of now or before, to be changed; an unknown arm starts empty."""
+        arm = self.current(arm)
         self.touched.add(arm)
         if arm not in self.arms:
             self.arms[arm] = ArmStatistics.empty(self._contexts.dimension, self._config.discount)

@@ -78,7 +78,7 @@ class Refold:
             fold.apply(event, ledger)
         arms = {arm: fold.arms[arm].to_bytes() for arm in sorted(fold.touched)}
         rows = {id_: Placed(self._recent[id_][0], row) for id_, row in fold.rows.items()}
-        self._checkpoint.advance(batch[-1][0], arms, rows)
+        self._checkpoint.advance(batch[-1][0], arms, rows, fold.removed)
         fold.clear()
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)

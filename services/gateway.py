@@ -12,7 +12,7 @@ from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
 from services.edge.rates import Rates
 from services.router import Router
-from services.routes import adapters, feedback, inference, inspection, operations
+from services.routes import adapters, arms, feedback, inference, inspection, operations
 
 
 def build_gateway(router: Router, settings: Settings) -> FastAPI:
@@ -32,6 +32,7 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     answer_errors(app)
     inference.add(app, router, settings, metrics)
     feedback.add(app, router, settings, metrics)
+    arms.add(app, router, settings)
     inspection.add(app, router, settings)
     adapters.add(app, router, settings)
     operations.add(app, router, metrics)

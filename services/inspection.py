@@ -12,7 +12,9 @@ from cluster.learner_store import LedgerRow
 from cluster.store import Observation, StoredDecision
 from policies.checks import Array
 from policies.evidence import ArmStatistics
+from services import answers
 from services.adapters.registry import Adapter
+from services.answers import Answers
 from services.router import Router
 
 _RECENT = 256
@@ -34,6 +36,8 @@ class ArmView(BaseModel):
     adapter_hash: str | None
     updated: float | None  # unix seconds of the last event
     resident: bool
+    state: str  # active, or frozen: routed to no more
+    answers: Answers  # of decisions whose waiting is over
 
 
 class BanditView(BaseModel):
@@ -47,6 +51,7 @@ class BanditView(BaseModel):
     learner_age_s: float | None  # seconds since the Learner's last sign of life
     behind_events: int  # events that these beliefs do not hold yet
     behind_s: float  # age of the oldest of them in seconds, 0 when nothing waits
+    warnings: list[str]  # where feedback depends on the arm or the reward
     arms: list[ArmView]
 
 
@@ -96,7 +101,7 @@ async def bandit(router: Router) -> BanditView:
     """Everything about the bandit; averages are over the latest decisions in the store."""
     recent = await router.store.decisions(_RECENT)
     state, behind = await router.store.learner_state(), await router.snapshots.behind()
-    resident = set(recent[0].decision.resident) if recent else set(router.registry.paths)
+    resident = set(recent[0].decision.resident) if recent else set(router.arms.registry.paths)
     posterior = router.snapshots.posterior
     X = _contexts(router, recent)
     means, widths = (posterior.means(X).mean(0), posterior.widths(X).mean(0)) if len(X) else (None, None)
@@ -106,7 +111,8 @@ async def bandit(router: Router) -> BanditView:
             posterior.statistics(arm),
             None if means is None else float(means[row]),
             None if widths is None else float(widths[row]),
-            resident=set(router.registry.gates(arm)) <= resident,
+            resident=set(router.arms.gates(arm)) <= resident,
+            state=router.arms[arm].state,
         )
         for row, arm in enumerate(posterior.arms)
     ]
@@ -119,6 +125,7 @@ async def bandit(router: Router) -> BanditView:
         learner_age_s=max(0.0, time.time() - state.alive) if state.alive else None,
         behind_events=behind.events,
         behind_s=behind.age_s,
+        warnings=answers.warnings({arm: posterior.statistics(arm) for arm in posterior.arms}),
         arms=views,
     )
 
@@ -130,7 +137,9 @@ def _contexts(router: Router, recent: Sequence[StoredDecision]) -> Array:
     return router.contexts.map_batch(np.stack(rows))[0] if rows else np.zeros((0, router.contexts.dimension))
 
 
-def _arm(arm: str, known: ArmStatistics, mean: float | None, width: float | None, *, resident: bool) -> ArmView:
+def _arm(
+    arm: str, known: ArmStatistics, mean: float | None, width: float | None, *, resident: bool, state: str
+) -> ArmView:
     return ArmView(
         arm=arm,
         pulls=known.pulls,
@@ -144,6 +153,8 @@ def _arm(arm: str, known: ArmStatistics, mean: float | None, width: float | None
         adapter_hash=known.adapter_hash,
         updated=known.updated or None,
         resident=resident,
+        state=state,
+        answers=answers.answers(known),
     )
 
 

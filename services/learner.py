@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Mapping
 from cluster.archive import Archive
 from cluster.checkpoint import Checkpoint
 from cluster.connection import UNAVAILABLE
-from cluster.events import ArmRegistered, ArmRemoved
 from cluster.learner_store import Changes, LedgerRow
 from cluster.store import Store
 from cluster.stream import START, stream_order
 from policies.context import ContextMap
 from policies.prior import LearningConfig
+from services import arms
 from services.adapters.registry import Registry
 from services.fold import Fold
 from services.folding import Folding, Refold
@@ -54,7 +54,8 @@ class Learner:
         """Take over from any other Learner, resume at the last commit, and register the arms that there are."""
         self._epoch = await self._store.acquire_epoch()
         await self._resume()
-        await self._register(registry)
+        for problem in await arms.register(self._store, registry):
+            log.warning(problem)
 
     async def run(self, registry: Registry) -> None:
         """Start and step until cancelled. Redis may go away and come back; a newer Learner ends this one (Fenced)."""
@@ -131,8 +132,9 @@ class Learner:
 
     async def _commit(self, position: str, now: float) -> None:
         fold, self._position = self._fold, position
-        arms = {arm: fold.arms[arm].to_bytes() for arm in sorted(fold.touched)}
-        await self._write(arms, fold.rows, now, signature=self._folding.signature)
+        changed = {arm: fold.arms[arm].to_bytes() for arm in sorted(fold.touched)}
+        self._outdated += sorted(fold.removed)
+        await self._write(changed, fold.rows, now, signature=self._folding.signature)
         for arm, alarm in fold.alarms:
             log.warning("%s no longer earns what was believed: %s", arm, alarm)
         fold.clear()
@@ -155,14 +157,6 @@ class Learner:
             folded=self._folded,
         )
         self._outdated = []
-
-    async def _register(self, registry: Registry) -> None:
-        now = time.time()
-        for arm in registry.arms:
-            fingerprint = registry[arm].fingerprint if arm in registry else None
-            await self._store.register_arm(ArmRegistered(time=now, arm=arm, adapter_hash=fingerprint))
-        for arm in sorted(await self._store.registered_arms() - set(registry.arms)):
-            await self._store.remove_arm(ArmRemoved(time=now, arm=arm))
 
     async def _tick(self) -> None:
         """What the clock brings: a sign of life and time-outs. The fold itself reads no clock."""

@@ -14,7 +14,6 @@ from cluster.request_store import LastStep
 from policies.base import Choice, Context, Policy
 from policies.checks import Array
 from policies.context import ContextMap
-from policies.episodes import Course
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior
 from services import episodes
@@ -55,7 +54,7 @@ class Replay:
         self._seen = {at: self._context(decision) for at, decision in decisions}
         self._arm = {at: decision.arm for at, decision in decisions}
         self._own = _own(decisions)
-        self._courses = dict(_courses(decisions))
+        self._last = dict(_last_steps(decisions))
         self._decisions = [(at, decision, decision.basis) for at, decision in decisions if decision.basis]
 
     def __iter__(self) -> Iterator[Replayed]:
@@ -73,11 +72,11 @@ class Replay:
         known = {scored.arm: scored.cost_ms for scored in decision.scored}
         missing = dict.fromkeys(set(decision.eligible) - set(decision.resident) - {"base"}, self._page_in_ms)
         return self._policy.decide(
-            self._seen[at],
+            self._policy.posterior.named(self._seen[at]),
             eligible=decision.eligible,
             costs=missing | known,
             seed=decision.episode or decision.id,
-            course=self._courses[decision.id],
+            course=episodes.course(self._last[decision.id], self._beliefs.current),
         )
 
     def _advance(self, position: str) -> None:
@@ -113,9 +112,15 @@ class _Beliefs:
         self._fold.apply(entry[1], {})  # it is never cleared, so it finds every earlier decision by itself
 
     def refresh(self) -> None:
-        """Take over the arms that the fold has touched."""
+        """Take over the arms that the fold has touched, and drop the names that it has left."""
+        for arm in self._fold.removed & set(self._posterior.arms):
+            self._posterior.remove(arm)
         self.put(self._fold.touched)
-        self._fold.touched = set()
+        self._fold.touched, self._fold.removed = set(), set()
+
+    def current(self, name: str) -> str:
+        """What an arm that had this name is called now."""
+        return self._fold.current(name)
 
     def know(self, arms: Iterable[str]) -> None:
         """Begin with nothing for arms that no event has touched."""
@@ -124,7 +129,8 @@ class _Beliefs:
     def overlay(self, decisions: Iterable[tuple[str, Array]]) -> set[str]:
         """Count decisions as pending; the arms that are to be put again afterwards."""
         arms = set()
-        for arm, x in decisions:
+        for name, x in decisions:
+            arm = self.current(name)
             self.know([arm])
             self._posterior.overlay(arm, x)
             arms.add(arm)
@@ -146,11 +152,10 @@ def _own(decisions: Iterable[tuple[str, Decision]]) -> dict[str, list[str]]:
     return own
 
 
-def _courses(decisions: Iterable[tuple[str, Decision]]) -> Iterator[tuple[str, Course | None]]:
+def _last_steps(decisions: Iterable[tuple[str, Decision]]) -> Iterator[tuple[str, LastStep | None]]:
     """What each decision's episode had come to, by the decision's id."""
     last: dict[str, LastStep] = {}
     for at, decision in decisions:
-        before = last.get(decision.episode) if decision.episode else None
-        yield decision.id, episodes.course(before)
+        yield decision.id, last.get(decision.episode) if decision.episode else None
         if decision.episode and decision.step:
             last[decision.episode] = LastStep(at, decision.arm, decision.step)

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from cluster.events import ArmRegistered, ArmScore, Cancellation, Completion, Decision, EpisodeStep
+from cluster.events import ArmScore, Cancellation, Completion, Decision, EpisodeStep
 from cluster.request_store import EpisodeMoved, LastStep
 from cluster.settings import RouterSettings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
 from policies.context import ContextMap
 from services import episodes
-from services.adapters.registry import Adapter, Registry
+from services.adapters.registry import Adapter
+from services.arms import Arms, announce
 from services.engine.base import Delta, Encoded, Prompt, Sampling
 from services.model import Model
 from services.placement import costs
@@ -81,7 +82,7 @@ class Router:
         base: str,
         model: Model,
         store: Store,
-        registry: Registry,
+        arms: Arms,
         contexts: ContextMap,
         policy: Policy,
         snapshots: SnapshotFollower,
@@ -90,7 +91,7 @@ class Router:
         self.settings = settings
         self.model = model
         self.store = store
-        self.registry = registry
+        self.arms = arms
         self.contexts = contexts
         self.policy = policy
         self.snapshots = snapshots
@@ -129,7 +130,7 @@ class Router:
                 return await self._decide(call, encoded)
 
     async def consider(self, call: Call) -> Considered:
-        """What the policy would choose. Raises InvalidPrompt, OtherCoordinates. Nothing is logged."""
+        """What the policy would choose. Raises InvalidPrompt, NoArm, OtherCoordinates. Nothing is logged."""
         encoded = await self.model.encode(call.prompt)
         return self._consider(call, encoded, await self._last_step(call), seed=call.episode or "route")
 
@@ -152,13 +153,14 @@ class Router:
         return await self.store.last_step(call.episode) if call.episode else None
 
     def _consider(self, call: Call, encoded: Encoded, last: LastStep | None, *, seed: str) -> Considered:
-        context = self.contexts.map(np.frombuffer(encoded.features, np.float16))._replace(task=call.task)
-        eligible = episodes.eligible(call.eligible, last, self.registry)
-        gates = {arm: self.registry.gates(arm) for arm in eligible}
+        known = self.contexts.map(np.frombuffer(encoded.features, np.float16))._replace(task=call.task)
+        context = self.policy.posterior.named(known)
+        eligible = episodes.eligible(call.eligible, last, self.arms)
+        gates = {arm: self.arms.gates(arm) for arm in eligible}
         waits = costs(eligible, gates, encoded.resident, self.settings.page_in_ms)
-        course = episodes.course(last)
+        course = episodes.course(last, self.arms.current)
         choice = self.policy.decide(context, eligible=eligible, costs=waits, seed=seed, course=course)
-        step = episodes.step(choice.course, self.registry, last) if call.episode else None
+        step = episodes.step(choice.course, self.arms, last) if call.episode else None
         return Considered(choice, context, encoded, step)
 
     async def answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
@@ -173,12 +175,11 @@ class Router:
         Raises InvalidAdapter, and KeyError for an unknown one. A decision whose answer starts while the weights
         change may carry the old hash: what served is in its completion.
         """
-        if name not in self.registry:
+        if name not in self.arms.registry:
             raise KeyError(name)
         adapter = await self.model.reload(name)
-        self.registry.put(adapter)
-        registered = ArmRegistered(time=time.time(), arm=name, adapter_hash=adapter.fingerprint)
-        await self.store.register_arm(registered)
+        self.arms.registry.put(adapter)
+        await announce(self.store, name, adapter.fingerprint, time.time())
         return adapter
 
     async def _answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
@@ -210,8 +211,8 @@ class Router:
             key=call.key,
             model=self.base,
             arm=choice.arm,
-            gates=self.registry.gates(choice.arm),
-            adapters=self.registry.fingerprints(choice.arm),
+            gates=self.arms.gates(choice.arm),
+            adapters=self.arms.fingerprints(choice.arm),
             propensity=choice.propensity,
             explored=choice.explored,
             supervised=choice.supervised,

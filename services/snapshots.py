@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from cluster.stream import START, stream_order
 from policies.checks import Array
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior
+from services.arms import Arms
 
 log = logging.getLogger(__name__)
 _RETRY_S = 0.5
@@ -32,23 +33,21 @@ class _Own(NamedTuple):
 class SnapshotFollower:
     """Keeps a posterior up to date. Everything runs on one event loop, so a decision sees whole snapshots only."""
 
-    def __init__(
-        self, store: Store, posterior: Posterior, arms: Iterable[str], *, discount: float, refresh_s: float
-    ) -> None:
+    def __init__(self, store: Store, posterior: Posterior, arms: Arms, *, discount: float, refresh_s: float) -> None:
         self._store = store
         self._discount = discount
         self._refresh_ms = max(1, int(refresh_s * 1000))
-        self._arms = tuple(arms)
         self._router = ""
         self._own: deque[_Own] = deque()
         self._seen = START
         self.id = secrets.token_hex(4)
+        self.arms = arms
         self.posterior = posterior
         self.version = 0
         self.position = START
         self.folded = 0
         self._known: frozenset[str] = frozenset()
-        self._put(self._arms, {})
+        self._put(arms.names, {})
 
     async def start(self, router: str) -> None:
         """Take over everything that was folded with the context map `router`; no other evidence fits, now or later."""
@@ -70,12 +69,12 @@ class SnapshotFollower:
                 await asyncio.sleep(_RETRY_S)
 
     async def refresh(self, block_ms: int | None = None) -> None:
-        """Take over the versions committed since the last call, waiting up to `block_ms` for one."""
+        """Take over the versions and changes of arms since the last call, waiting up to `block_ms` for a version."""
         snapshots = await self._store.versions(self._seen, block_ms)
-        if not snapshots:
-            return
-        self._seen = snapshots[-1].stream_id
-        await self._take()
+        if snapshots:
+            self._seen = snapshots[-1].stream_id
+        if snapshots or await self.arms.is_behind(self._store):
+            await self._take()
 
     @property
     def basis(self) -> Basis:
@@ -87,19 +86,31 @@ class SnapshotFollower:
         """Count a decision of this Router as pending until a snapshot has folded it."""
         if stream_order(stream_id) > stream_order(self.position):
             self._own.append(_Own(stream_id, arm, x))
-            self.posterior.overlay(arm, x)
+            self._overlay(arm, x)
 
     async def _take(self) -> None:
         """Take over all that changed, as of one moment. Evidence of another router, or half folded, is left alone."""
-        changes = await self._store.changes(self.version)
+        behind = await self.arms.is_behind(self._store)
+        version, roster = (await self._store.roster_version(), await self._store.roster()) if behind else (0, {})
+        changes = await self._store.changes(0 if behind else self.version)
         if changes.version < self.version:  # the store was lost and began again
             changes = await self._store.changes()
-        if changes.router == self._router and not changes.rebuilding:
+        fits = changes.router == self._router and not changes.rebuilding
+        if behind:
+            self.arms.put(version, roster, changes.names if fits else self._known)
+            self._follow_arms()
+        if fits:
             self._swap(changes)
 
+    def _follow_arms(self) -> None:
+        """Nothing awaits between the arms and their beliefs: a decision sees both or neither."""
+        for arm in set(self.posterior.arms) - set(self.arms.names):
+            self.posterior.remove(arm)
+        self._put([arm for arm in self.arms.names if arm not in self.posterior.arms], {})
+
     def _swap(self, changes: Changes) -> None:
-        gone = {arm for arm in self._arms if arm not in changes.names and arm in self._known}
-        changed = [arm for arm in self._arms if arm in changes.blobs or arm in gone]
+        gone = {arm for arm in self.arms.names if arm not in changes.names and arm in self._known}
+        changed = [arm for arm in self.arms.names if arm in changes.blobs or arm in gone]
         self._put(changed, changes.blobs)
         self._known = changes.names
         self.folded = changes.folded
@@ -117,5 +128,10 @@ class SnapshotFollower:
         last = stream_order(position)
         self._own = deque(own for own in self._own if stream_order(own.stream_id) > last)
         for own in self._own:
-            if own.arm in changed:
-                self.posterior.overlay(own.arm, own.x)
+            if self.arms.current(own.arm) in changed:
+                self._overlay(own.arm, own.x)
+
+    def _overlay(self, arm: str, x: Array) -> None:
+        """Count a decision as pending at its arm, by whatever name; not at one that is gone."""
+        if (now := self.arms.current(arm)) in self.arms:
+            self.posterior.overlay(now, x)

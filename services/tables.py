@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,16 +21,19 @@ def bandit(state: dict[str, Any]) -> Table:
     life = "never seen" if age is None else f"{age:.1f} s ago"
     behind = f"{state['behind_events']} events behind ({state['behind_s']:.1f} s)"
     caption = f"posterior over {state['contexts']} recent contexts · Learner's last step {life} · {behind}"
-    table = _table(title, "arm", "pulls", "pending", "matured", "reward (95%)", "posterior", "updated", "resident")
-    table.caption = caption
+    table = _table(
+        title, "arm", "pulls", "pending", "matured", "reward (95%)", "posterior", "feedback", "updated", "resident"
+    )
+    table.caption = "\n".join([caption, *(f"[yellow]{escape(warning)}[/]" for warning in state["warnings"])])
     for arm in state["arms"]:
         table.add_row(
-            arm["arm"],
+            arm["arm"] + (" (frozen)" if arm["state"] == "frozen" else ""),
             str(arm["pulls"]),
             str(arm["pending"]),
             str(arm["matured"]),
             _interval(arm["reward_mean"], arm["reward_interval"]),
             _plus_minus(arm["posterior_mean"], arm["posterior_width"]),
+            _answers(*arm["answers"]),
             _ago(arm["updated"]),
             "yes" if arm["resident"] else "no",
         )
@@ -67,6 +70,28 @@ def explanation(answer: dict[str, Any]) -> Table:
     return table
 
 
+def decision(answer: dict[str, Any]) -> Group:
+    """`GET /v1/decisions/{id}/explain`: the reason, the arms as they stood and as they stand, what became of it."""
+    made, now = answer["stored"]["decision"], answer["now"]
+    versions = f"{made['policy']} v{made['policy_version']}, propensity {made['propensity']:.3f}"
+    columns = ("arm", "gate", "mean", "width", "cost ms", "score", "mean now", "width now", "score now")
+    table = _table(f"{made['id']} · {versions}", *columns)
+    after = {arm["arm"]: arm for arm in now["arms"]} if now else {}
+    for arm in made["scored"]:
+        gate = "–" if arm["gate"] is None else f"{arm['gate']:.3f}"
+        then = (f"{arm[name]:.3f}" for name in ("mean", "width", "cost_ms", "score"))
+        later = after.get(arm["arm"])
+        since = (f"{later[name]:.3f}" for name in ("mean", "width", "score")) if later else ("–",) * 3
+        table.add_row(arm["arm"], gate, *then, *since, style="bold" if arm["arm"] == made["arm"] else "")
+    nearest = ", ".join(f"{label} ({distance:.2f})" for label, distance in answer["nearest"])
+    lines = [f"[bold]{escape(answer['reason'])}[/]", f"outcome: {escape(answer['outcome'])}"]
+    lines += [f"labels of the nearest examples (distance): {nearest}"] if nearest else []
+    lines += [
+        f"now: v{now['policy_version']} would serve {now['arm']}" if now else "now: the trained router is another one"
+    ]
+    return Group(lines[0], table, *lines[1:])
+
+
 def decisions(views: list[dict[str, Any]]) -> Table:
     """The rows of `GET /v1/decisions`."""
     table = _table(None, "decision", "when", "task", "arm", "propensity", "outcome")
@@ -82,6 +107,15 @@ def decisions(views: list[dict[str, Any]]) -> Table:
             f"{decision['propensity']:.3f}",
             f"{outcome} ({rewards})" if rewards else outcome,
         )
+    return table
+
+
+def arms(records: dict[str, dict[str, Any]]) -> Table:
+    """The records of `GET /v1/arms`."""
+    table = _table(None, "arm", "state", "serves", "fingerprint", "earlier names")
+    for arm, record in records.items():
+        names = ", ".join(record["former"]) or "–"
+        table.add_row(arm, record["state"], record["serves"], record["adapter_hash"] or "–", names)
     return table
 
 
@@ -163,7 +197,8 @@ def _default(value: object) -> str:
 def _table(title: str | None, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in columns:
-        numeric = column in {"pulls", "pending", "matured", "gate", "mean", "width", "cost ms", "score", "rank", "KiB"}
+        numeric = column in {"pulls", "pending", "matured", "gate", "cost ms", "rank", "KiB"}
+        numeric = numeric or column.startswith(("mean", "width", "score"))
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     return table
 
@@ -174,6 +209,19 @@ def _interval(mean: float | None, interval: list[float] | None) -> str:
 
 def _plus_minus(mean: float | None, width: float | None) -> str:
     return "–" if mean is None or width is None else f"{mean:.2f} ± {width:.2f}"
+
+
+def _answers(_: int, __: int, coverage: float | None, median: float | None, p90: float | None) -> str:
+    """Share of finished decisions with an outcome; median and 90% quantile of its delay."""
+    share = "–" if coverage is None else f"{coverage:.0%}"
+    return share if median is None or p90 is None else f"{share} in {_span(median)}, {_span(p90)}"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _ago(when: float | None) -> str:

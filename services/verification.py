@@ -24,7 +24,7 @@ from services.sealing import checkpoint_path
 
 TOLERANCE = 1e-9
 _SUMS = ("S", "e", "P")
-_COUNTS = ("tick", "pulls", "pending", "matured", "kappa", "adapter_hash")
+_COUNTS = ("tick", "pulls", "pending", "matured", "kappa", "adapter_hash", "former")
 
 
 class ArmDifference(BaseModel):

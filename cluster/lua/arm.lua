@@ -1,15 +1,19 @@
--- Appends an arm's registration or removal if it changes anything.
--- KEYS: 1 event stream, 2 hash of registered arms
--- ARGV: 1 arm, 2 its adapter hash as JSON, or '' when it is removed, 3 event type, 4 event JSON
--- Reply: 1 appended, 0 nothing changed
-local before = redis.call('HGET', KEYS[2], ARGV[1]) or ''
-if before == ARGV[2] then
-  return 0
+-- Changes records of arms and appends the event that did it, if the records still are what the change was made for.
+-- KEYS: 1 event stream, 2 hash of arms, 3 count of changes
+-- ARGV: 1 event type, 2 event JSON, then for each record: arm, its record before or '', its record after or ''
+-- Reply: 1 changed, 0 somebody else changed a record in between
+for i = 3, #ARGV, 3 do
+  if (redis.call('HGET', KEYS[2], ARGV[i]) or '') ~= ARGV[i + 1] then
+    return 0
+  end
 end
-if ARGV[2] == '' then
-  redis.call('HDEL', KEYS[2], ARGV[1])
-else
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+for i = 3, #ARGV, 3 do
+  if ARGV[i + 2] == '' then
+    redis.call('HDEL', KEYS[2], ARGV[i])
+  else
+    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 2])
+  end
 end
-redis.call('XADD', KEYS[1], '*', 'type', ARGV[3], 'data', ARGV[4])
+redis.call('XADD', KEYS[1], '*', 'type', ARGV[1], 'data', ARGV[2])
+redis.call('INCR', KEYS[3])
 return 1

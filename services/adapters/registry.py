@@ -31,6 +31,11 @@ class Adapter:
     size: int  # bytes of the weights
 
 
+def is_name(name: str) -> bool:
+    """Whether an arm may be called so."""
+    return _NAME.fullmatch(name) is not None and name not in _RESERVED
+
+
 class Registry:
     """The adapters of a directory, by name."""
 
@@ -94,7 +99,7 @@ def _holds_adapter(path: Path) -> bool:
 
 
 def _read(path: Path) -> Adapter:
-    if not _NAME.fullmatch(path.name) or path.name in _RESERVED:
+    if not is_name(path.name):
         raise InvalidAdapter(
             f"{path}: the name {path.name!r} cannot be an adapter's, expected letters, digits, '.', '_', '-' "
             f"(at most 64) and none of {', '.join(sorted(_RESERVED))}"

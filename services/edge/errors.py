@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from cluster.connection import UNAVAILABLE
 from services.adapters.metadata import InvalidAdapter
 from services.engine.base import InvalidPrompt
-from services.episodes import OtherCoordinates
+from services.episodes import NoArm, OtherCoordinates
 from services.schemas import UNION_TAGS
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,9 @@ def answer_errors(app: FastAPI) -> None:
     def invalid_adapter(error: InvalidAdapter) -> ApiError:
         return ApiError(400, str(error), param="name", code="invalid_adapter")
 
+    def no_arm(error: NoArm) -> ApiError:
+        return ApiError(409, f"model: {error}", param="model", code="no_arm")
+
     def unavailable(_: Exception) -> ApiError:
         return ApiError(503, "the store is away, nothing was lost: try again", code="store_away", retry_after_s=1)
 
@@ -77,6 +80,7 @@ def answer_errors(app: FastAPI) -> None:
 
     app.exception_handler(RequestValidationError)(validation_error)
     app.exception_handler(InvalidPrompt)(handler(invalid_prompt))
+    app.exception_handler(NoArm)(handler(no_arm))
     app.exception_handler(OtherCoordinates)(handler(other_coordinates))
     app.exception_handler(InvalidAdapter)(handler(invalid_adapter))
     app.exception_handler(HTTPException)(handler(http_error))

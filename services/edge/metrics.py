@@ -1,6 +1,10 @@
 """Prometheus metrics of one Router."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from services.answers import Answers
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -16,6 +20,12 @@ class Metrics:
         )
         self.decisions = Counter("pointsman_decisions", "Decisions.", ("arm", "explored"), registry=self._all)
         self.feedback = Counter("pointsman_feedback", "Feedback items.", ("status",), registry=self._all)
+        self.coverage = Gauge(
+            "pointsman_feedback_coverage", "Share of finished decisions with an outcome.", ("arm",), registry=self._all
+        )
+        self.delay = Gauge(
+            "pointsman_feedback_delay_seconds", "Delay of outcomes.", ("arm", "quantile"), registry=self._all
+        )
         self.version = Gauge("pointsman_policy_version", "Version of the snapshot decided on.", registry=self._all)
         self.behind_events = Gauge(
             "pointsman_behind_events", "Events that the beliefs do not hold yet.", registry=self._all
@@ -24,6 +34,17 @@ class Metrics:
         self.sealing_failed = Gauge(
             "pointsman_sealing_failed", "1 while events cannot be sealed into the archive.", registry=self._all
         )
+
+    def answers(self, arms: Mapping[str, Answers]) -> None:
+        """Show how much of each arm's feedback comes, and when; arms that are gone are shown no more."""
+        self.coverage.clear()
+        self.delay.clear()
+        for arm, known in arms.items():
+            if known.coverage is not None:
+                self.coverage.labels(arm).set(known.coverage)
+            for name, seconds in (("0.5", known.delay_median_s), ("0.9", known.delay_p90_s)):
+                if seconds is not None:
+                    self.delay.labels(arm, name).set(seconds)
 
     def render(self) -> bytes:
         """The exposition text."""

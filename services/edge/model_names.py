@@ -2,51 +2,66 @@
 
 from collections.abc import Collection, Sequence
 
-from services.adapters.registry import AUTO, BASE, Registry
+from services.adapters.registry import AUTO, BASE
+from services.arms import Arms
 from services.edge.errors import ApiError
 
 
 class ModelNames:
-    """`auto`, the base's public name, `<base>:<adapter>`, and `<adapter>` alone."""
+    """`auto`, the base's public name, `<base>:<arm>`, and `<arm>` alone."""
 
-    def __init__(self, base: str, registry: Registry) -> None:
+    def __init__(self, base: str, arms: Arms) -> None:
         """Raises ValueError for a base whose name means something else already."""
-        if base == AUTO or base in registry:
+        if base == AUTO or base in arms.registry:
             raise ValueError(f"model.name: {base!r}, expected neither {AUTO!r} nor the name of an adapter")
-        self._registry = registry
-        self._pinned = (
-            {base: BASE} | {f"{base}:{a.name}": a.name for a in registry} | {a.name: a.name for a in registry}
-        )
+        self._base = base
+        self._arms = arms
 
     @property
     def all(self) -> list[str]:
         """Every name, routed first."""
-        return [AUTO, *self._pinned]
+        named = [arm for arm in self._arms.names if arm != BASE]
+        base = [self._base] if BASE in self._arms else []
+        return [AUTO, *base, *(f"{self._base}:{arm}" for arm in named), *named]
 
     def fits(self, model: str, arms: Collection[str]) -> bool:
         """Whether one of `arms` may serve what the name asks for."""
-        return model == AUTO or self._pinned[model] in arms
+        return model == AUTO or self._pinned(model) in arms
 
     def eligible(self, model: str, arms: Sequence[str] | None) -> tuple[str, ...]:
-        """Arms that may serve. Raises ApiError 404 for an unknown model, 400 for arms that do not fit."""
+        """Arms that may serve. Raises ApiError 404 for an unknown model, 400 for arms that do not fit.
+
+        A frozen arm serves who asks for it by its model name; a choice leaves it out.
+        """
         if model == AUTO:
-            return self._restricted(arms) if arms else self._registry.arms
-        if model not in self._pinned:
+            return self._restricted(arms) if arms else self._arms.routed
+        pinned = self._pinned(model)
+        if pinned is None:
             raise ApiError(
                 404,
                 f"model: {model!r} is unknown, expected one of {', '.join(self.all[:20])}",
                 param="model",
                 code="model_not_found",
             )
-        if arms and self._pinned[model] not in arms:
-            message = f"routing.arms: {list(arms)} leaves out {self._pinned[model]!r}, which model {model!r} asks for"
+        if arms and pinned not in arms:
+            message = f"routing.arms: {list(arms)} leaves out {pinned!r}, which model {model!r} asks for"
             raise ApiError(400, message, param="routing.arms", code="invalid_value")
-        return (self._pinned[model],)
+        return (pinned,)
+
+    def _pinned(self, model: str) -> str | None:
+        """The arm that a name asks for; none if there is no such arm."""
+        arm = BASE if model == self._base else model.removeprefix(f"{self._base}:")
+        asks_for_base = arm == BASE and model != self._base  # it goes by its public name alone
+        return arm if arm in self._arms and not asks_for_base else None
 
     def _restricted(self, arms: Sequence[str]) -> tuple[str, ...]:
         for arm in arms:
-            if arm not in self._registry.arms:
-                known = ", ".join(self._registry.arms[:20])
+            if arm not in self._arms:
+                known = ", ".join(self._arms.names[:20])
                 message = f"routing.arms: {arm!r} is unknown, expected some of {known}"
                 raise ApiError(400, message, param="routing.arms", code="unknown_arm")
-        return tuple(arm for arm in self._registry.arms if arm in arms)
+        routed = tuple(arm for arm in self._arms.routed if arm in arms)
+        if not routed:
+            message = f"routing.arms: {', '.join(arms)} frozen, expected an arm that the router may choose"
+            raise ApiError(409, message, param="routing.arms", code="no_arm")
+        return routed

@@ -22,7 +22,7 @@ _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 
 def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> None:
     reader = ChatReader(settings.limits)
-    names = ModelNames(router.base, router.registry)
+    names = ModelNames(router.base, router.arms)
     infers = needs(settings, "infer")
 
     async def call(request: Request, chat: ChatRequest, caller: Caller) -> Call:

@@ -6,9 +6,10 @@ from fastapi import FastAPI, Query
 
 from cluster.settings import Settings
 from cluster.store import StoredDecision
-from services import inspection, verification
+from services import explanation, inspection, verification
 from services.edge.auth import Caller, needs
 from services.edge.errors import ApiError, found
+from services.explanation import DecisionExplanation
 from services.router import Router
 
 
@@ -57,6 +58,11 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
     async def decision(decision_id: str, caller: Caller = inspects) -> inspection.DecisionView:
         """One decision and what became of it."""
         return inspection.DecisionView.of(await stored(decision_id, caller))
+
+    @app.get("/v1/decisions/{decision_id}/explain", tags=["inspection"])
+    async def explain(decision_id: str, caller: Caller = inspects) -> DecisionExplanation:
+        """Why the decision was taken, what would be decided now, and what became of it."""
+        return explanation.explain(router, await stored(decision_id, caller))
 
     @app.get("/v1/episodes/{episode_id}", tags=["inspection"])
     async def episode(episode_id: str, caller: Caller = inspects) -> list[inspection.DecisionView]:

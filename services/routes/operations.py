@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
 
+from services.answers import answers
 from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
 from services.router import Router
@@ -53,4 +54,6 @@ def add(app: FastAPI, router: Router, metrics: Metrics) -> None:
         metrics.behind_events.set(behind.events)
         metrics.behind_seconds.set(behind.age_s)
         metrics.sealing_failed.set(ALARM in alarms)
+        posterior = router.snapshots.posterior
+        metrics.answers({arm: answers(posterior.statistics(arm)) for arm in posterior.arms})
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.events import (
+    ArmFrozen,
     ArmRegistered,
     ArmRemoved,
+    ArmRenamed,
     ArmScore,
     Cancellation,
     Completion,
@@ -83,7 +85,9 @@ others = st.one_of(
     st.builds(Cancellation, time=NUMBER, decision_id=ID, reason=TEXT),
     st.builds(Timeout, time=NUMBER, decision_id=ID),
     st.builds(ArmRegistered, time=NUMBER, arm=TEXT, adapter_hash=MAYBE_TEXT),
-    st.builds(ArmRemoved, time=NUMBER, arm=TEXT),
+    st.builds(ArmRemoved, time=NUMBER, arm=TEXT, absent=st.booleans()),
+    st.builds(ArmFrozen, time=NUMBER, arm=TEXT, frozen=st.booleans()),
+    st.builds(ArmRenamed, time=NUMBER, arm=TEXT, to=ID),
 )
 
 

@@ -309,8 +309,8 @@ class TestOutcomesAndArms:
     async def test_an_arm_is_posted_when_it_changes(self, store: Store) -> None:
         base, old, new = (ArmRegistered(time=NOW, arm="a", adapter_hash=hash_) for hash_ in (None, "", "c0ffee"))
         removed = ArmRemoved(time=NOW, arm="a")
-        calls = [await store.register_arm(one) for one in (base, base, old, new, new)]
-        calls += [await store.remove_arm(removed), await store.remove_arm(removed), await store.register_arm(new)]
+        calls = [await store.change_arm(one) for one in (base, base, old, new, new)]
+        calls += [await store.change_arm(removed), await store.change_arm(removed), await store.change_arm(new)]
         assert calls == [True, False, True, True, False, True, False, True]
         assert [event for _, event in await store.event_range()] == [base, old, new, removed, new]
 
@@ -470,6 +470,6 @@ def writes(store: Store, decision: Decision) -> list[Callable[[], Awaitable[obje
         lambda: store.post_timeouts(NOW * 2),
         feedback,
         lambda: store.cancel(Cancellation(time=NOW, decision_id=id_, reason="?")),
-        lambda: store.register_arm(ArmRegistered(time=NOW, arm=id_)),
+        lambda: store.change_arm(ArmRegistered(time=NOW, arm=id_)),
         version,
     ]

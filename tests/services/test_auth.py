@@ -28,8 +28,11 @@ SCOPES: dict[str, list[tuple[str, str, Any]]] = {
     "admin": [
         ("GET", "/v1/bandit", None),
         ("GET", "/v1/bandit/arms/inbox", None),
+        ("GET", "/v1/arms", None),
+        ("POST", "/v1/bandit/arms/inbox/unfreeze", {}),
         ("GET", "/v1/decisions", None),
         ("GET", "/v1/decisions/d", None),
+        ("GET", "/v1/decisions/d/explain", None),
         ("GET", "/v1/episodes/e", None),
         ("GET", "/v1/adapters", None),
     ],

@@ -20,7 +20,7 @@ from tests.services.fakes import FAMILIES
 from tests.services.images import encoded
 from tests.services.world import World, listening
 
-COMMANDS = ["serve", "route", "feedback", "bandit", "decisions", "adapters", "settings", "key"]
+COMMANDS = ["serve", "route", "feedback", "bandit", "decisions", "explain", "adapters", "arms", "settings", "key"]
 
 
 def plain(text: str) -> str:
@@ -157,7 +157,9 @@ class TestAgainstAService:
         await world.fold()
         said = plain(await terminal("bandit"))
         assert "linucb v" in said
-        assert re.search(r"inbox 1 0 1 1\.00 \(0\.21–1\.00\) \d\.\d\d ± \d\.\d\d \d+ s ago yes", said)
+        assert re.search(
+            r"inbox 1 0 1 1\.00 \(0\.21–1\.00\) \d\.\d\d ± \d\.\d\d 100% in \S+ s, \S+ s \d+ s ago yes", said
+        )
         assert [arm["arm"] for arm in json.loads(await terminal("bandit", "--json"))["arms"]] == ["base", *FAMILIES]
 
     async def test_decisions(self, world: World, terminal: Terminal) -> None:

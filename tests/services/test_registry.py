@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from services.adapters.metadata import InvalidAdapter
 from services.adapters.registry import Registry
+from services.arms import Arms
 from services.edge.errors import ApiError
 from services.edge.model_names import ModelNames
 from tests.services.fakes import FAMILIES
@@ -122,7 +123,7 @@ class TestModelNames:
         return Registry(write_adapters(tmp_path))
 
     def test_what_a_model_makes_eligible(self, registry: Registry) -> None:
-        names = ModelNames("qwen", registry)
+        names = ModelNames("qwen", Arms(registry))
         assert names.eligible("auto", None) == ("base", *FAMILIES)
         assert names.eligible("auto", ["inbox", "base", "inbox"]) == ("base", "inbox")
         assert names.eligible("qwen", None) == ("base",)
@@ -131,12 +132,12 @@ class TestModelNames:
     @pytest.mark.parametrize("model", ["", "AUTO", "qwen:", "qwen:base", "other:inbox"])
     def test_other_models_are_unknown(self, registry: Registry, model: str) -> None:
         with pytest.raises(ApiError, match=f"model: {model!r} is unknown"):
-            ModelNames("qwen", registry).eligible(model, None)
+            ModelNames("qwen", Arms(registry)).eligible(model, None)
 
     @pytest.mark.parametrize("base", ["auto", "inbox"])
     def test_the_base_may_not_be_called_like_something_else(self, registry: Registry, base: str) -> None:
         with pytest.raises(ValueError, match=rf"model.name: '{base}', expected neither"):
-            ModelNames(base, registry)
+            ModelNames(base, Arms(registry))
 
 
 def test_the_configuration_is_json_of_peft(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,15 @@ import pytest
 
 from cluster.store import Store
 from policies.context import ContextMap
+from services.adapters.registry import Registry
+from services.arms import Arms
 from services.configuration import learning_config
 from services.learner import Learner
 from services.snapshots import SnapshotFollower
 from tests.services.fakes import FAMILIES, features
 from tests.services.test_fold import decision, reward
-from tests.services.world import World, end, eventually, make_follower
+from tests.services.world import World, end, eventually, make_follower, write_adapters
 
-ARMS = ("base", *FAMILIES)
 NOW = 2.0
 Rows = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -28,7 +30,7 @@ def x(contexts: ContextMap) -> Rows:
 
 @pytest.fixture
 async def follower(world: World) -> SnapshotFollower:
-    made = make_follower(world.settings, world.contexts, world.store, ARMS)
+    made = make_follower(world.settings, world.contexts, world.store)
     await made.start(world.contexts.fingerprint)
     return made
 
@@ -52,7 +54,7 @@ async def test_it_starts_with_what_is_committed(world: World, follower: Snapshot
     x = world.contexts.map(features("d1")).x
     await world.store.feedback([reward("d1", 0.0, time=NOW)])
     await world.fold()
-    late = make_follower(world.settings, world.contexts, world.store, ARMS)
+    late = make_follower(world.settings, world.contexts, world.store)
     assert late.version == 0
     await late.start(world.contexts.fingerprint)
     assert late.version == (await world.store.learner_state()).version
@@ -104,7 +106,7 @@ async def test_a_decision_that_is_folded_already_is_not_overlaid(
 
 async def test_every_router_believes_the_same(world: World, follower: SnapshotFollower, x: Rows) -> None:
     """Each reward counts exactly once for each, whoever decided and however the versions came."""
-    other = make_follower(world.settings, world.contexts, world.store, ARMS)
+    other = make_follower(world.settings, world.contexts, world.store)
     await other.start(world.contexts.fingerprint)
     for i in range(6):
         at = await decide(world, f"d{i}", FAMILIES[i % 3])
@@ -114,7 +116,7 @@ async def test_every_router_believes_the_same(world: World, follower: SnapshotFo
         await world.learner.step()
         if i == 3:
             await follower.refresh()
-    late = make_follower(world.settings, world.contexts, world.store, ARMS)
+    late = make_follower(world.settings, world.contexts, world.store)
     await late.start(world.contexts.fingerprint)
     for one in (follower, other):
         await one.refresh()
@@ -129,14 +131,16 @@ async def test_a_gap_in_the_versions_is_a_reload(world: World, follower: Snapsho
         await world.learner.step()
     await world.store._redis.xtrim(world.store._key("versions"), maxlen=1, approximate=False)
     await follower.refresh()
-    assert [follower.posterior.statistics(arm).pulls for arm in ARMS] == [0, 1, 1, 1]
+    assert [follower.posterior.statistics(arm).pulls for arm in ("base", *FAMILIES)] == [0, 1, 1, 1]
     assert follower.version == (await world.store.learner_state()).version
 
 
-async def test_it_holds_the_arms_that_its_router_offers(world: World) -> None:
+async def test_it_holds_the_arms_that_its_router_offers(world: World, tmp_path: Path) -> None:
     await decide(world, "d1", "inbox")
     await world.fold()
-    narrow = make_follower(world.settings, world.contexts, world.store, ("base", "claims"))
+    narrow = make_follower(
+        world.settings, world.contexts, world.store, Arms(Registry(write_adapters(tmp_path, ("claims",))))
+    )
     await narrow.start(world.contexts.fingerprint)
     assert narrow.posterior.arms == ("base", "claims")
     await decide(world, "d2", "inbox")
@@ -157,7 +161,7 @@ async def test_evidence_of_another_router_is_left_alone(
     with caplog.at_level(logging.CRITICAL):
         changed = Learner(world.store, other_contexts, learning_config(world.settings))
         await changed.start(world.registry)
-    new = make_follower(world.settings, other_contexts, world.store, ARMS)
+    new = make_follower(world.settings, other_contexts, world.store)
     await new.start(other_contexts.fingerprint)
     assert (new.version, new.posterior.statistics("inbox").pulls) == (0, 0)
     await changed.step()
@@ -185,7 +189,7 @@ async def test_an_empty_store_is_the_supervised_router(make_settings: Any, conte
     async with Store(
         settings.store.url.get_secret_value(), settings.store.prefix, reward_window_s=1, retention_s=1
     ) as empty:
-        cold = make_follower(settings, contexts, empty, ARMS)
+        cold = make_follower(settings, contexts, empty)
         await cold.start(contexts.fingerprint)
         await cold.refresh()
     believed = means(cold, x)

@@ -22,6 +22,7 @@ from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
 from services.adapters.registry import Registry
+from services.arms import Arms
 from services.configuration import feedback_rules, learning_config, make_store, policy_config
 from services.gateway import build_gateway
 from services.learner import Learner
@@ -111,25 +112,25 @@ def chat(text: str = "open the calendar", **body: Any) -> Json:
     return {"model": "auto", "messages": [{"role": "user", "content": text}]} | body
 
 
-def make_follower(settings: Settings, contexts: ContextMap, store: Store, arms: tuple[str, ...]) -> SnapshotFollower:
+def make_follower(settings: Settings, contexts: ContextMap, store: Store, arms: Arms | None = None) -> SnapshotFollower:
     return SnapshotFollower(
         store,
         Posterior(Prior(contexts.statistics, learning_config(settings))),
-        arms,
+        arms or Arms(Registry(settings.model.adapters)),
         discount=settings.learner.discount,
         refresh_s=settings.router.refresh_s,
     )
 
 
 def make_router(settings: Settings, contexts: ContextMap, engine: FakeEngine) -> Router:
-    registry, store = Registry(settings.model.adapters), make_store(settings)
-    snapshots = make_follower(settings, contexts, store, registry.arms)
+    store = make_store(settings)
+    snapshots = make_follower(settings, contexts, store)
     return Router(
         settings.router,
         base=settings.model.public_name,
         model=ModelReplica(engine, Registry(settings.model.adapters)),
         store=store,
-        registry=registry,
+        arms=snapshots.arms,
         contexts=contexts,
         policy=create(settings.router.policy, snapshots.posterior, policy_config(settings), contexts.supervision),
         snapshots=snapshots,

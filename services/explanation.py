@@ -1,0 +1,102 @@
+"""Why a stored decision was taken: what was known then, what it is like, what would be done now, what became of it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from pydantic import BaseModel
+
+from cluster.events import ArmScore, Decision
+from cluster.store import StoredDecision
+from policies.base import Context
+from services.inspection import DecisionView
+from services.router import Router, arm_scores
+from services.schemas import Explanation
+
+_NEAREST = 5
+
+
+class DecisionExplanation(BaseModel):
+    """A decision and its reasons.
+
+    `nearest` are the labels and distances of the supervised examples that it is most like. They and `now` are missing
+    where the trained router is another one by now.
+    """
+
+    reason: str
+    outcome: str
+    stored: DecisionView
+    nearest: list[tuple[str, float]]
+    now: Explanation | None
+
+
+def explain(router: Router, stored: StoredDecision) -> DecisionExplanation:
+    """The explanation of a decision, by the arms and beliefs of this Router's version for what would be done now."""
+    decision = stored.decision
+    known = len(decision.features) == 2 * router.contexts.input_dimension
+    context = router.contexts.map(np.frombuffer(decision.features, np.float16)) if known else None
+    return DecisionExplanation(
+        reason=reason(decision, router.policy.config.episode_margin),
+        outcome=outcome(stored),
+        stored=DecisionView.of(stored),
+        nearest=router.contexts.supervision.nearest(context.x, _NEAREST) if context else [],
+        now=_now(router, decision, context) if context else None,
+    )
+
+
+def reason(decision: Decision, margin: float) -> str:
+    """One sentence: why this arm served."""
+    served, scores = decision.arm, {one.arm: one for one in decision.scored}
+    others = [one for one in decision.scored if one.arm != served]
+    if len(decision.eligible) == 1:
+        return f"served {served} because it was the only arm that might serve"
+    own, best = scores[served], max(others, key=lambda one: one.score, default=None)
+    ahead = own.score - best.score if best else 0.0
+    leader = best.arm if best else "the best arm"
+    if decision.explored:
+        follows = ", as the supervised router would" if served == decision.supervised else ""
+        why = f"chance led away from {leader}{follows} (propensity {decision.propensity:.3f})"
+    elif ahead >= 0:
+        why = f"its score was best: {_score(own)}" + (f", {ahead:.3f} above {leader}" if best else "")
+    elif decision.step is not None and decision.step.number > 1:
+        why = f"its episode stays with it: {leader} was {-ahead:.3f} better, the margin is {margin:g}"
+    else:
+        why = f"the policy {decision.policy} always does"
+    return f"served {served} because {why}"
+
+
+def outcome(stored: StoredDecision) -> str:
+    """One sentence: what became of the decision so far."""
+    said = ", ".join(
+        f"{source} says {'cut off' if reward is None else reward}"
+        for source, (reward, _) in stored.observations.items()
+    )
+    status = stored.ledger.status.replace("_", " ") if stored.ledger else "not folded yet"
+    return f"{status}: {said}" if said else status
+
+
+def _score(one: ArmScore) -> str:
+    return f"{one.score:.3f} (mean {one.mean:.3f}, width {one.width:.3f}, cost {one.cost_ms:.0f} ms)"
+
+
+def _now(router: Router, decision: Decision, context: Context) -> Explanation | None:
+    """What the policy would choose now among the same arms at the same costs, for a request by itself."""
+    names = dict.fromkeys(router.arms.current(arm) for arm in decision.eligible)
+    eligible = tuple(arm for arm in names if arm in router.arms)
+    if not eligible:
+        return None
+    named = router.policy.posterior.named(context)
+    choice = router.policy.decide(named, eligible=eligible, costs=_costs(router, decision), seed=decision.id)
+    return Explanation(
+        arm=choice.arm,
+        propensity=choice.propensity,
+        explored=choice.explored,
+        supervised=choice.supervised,
+        policy=router.policy.name,
+        policy_version=router.snapshots.version,
+        resident=decision.resident,
+        arms=arm_scores(choice, named, len(choice.arms)),
+    )
+
+
+def _costs(router: Router, decision: Decision) -> Mapping[str, float]:
+    return {router.arms.current(one.arm): one.cost_ms for one in decision.scored}
