@@ -89,7 +89,7 @@ class ImageFetcher:
             parsed = httpcore.URL(url)
             host, scheme = parsed.host.decode().lower(), parsed.scheme.decode()
         except (ValueError, TypeError, AttributeError) as error:
-            raise invalid(field, f"{shown} is no URL: {error}") from None
+            raise invalid(field, f"{shown} is no URL ({error}), expected a data URL") from None
         if scheme not in _SCHEMES or host not in self._limits.image_hosts:
             raise invalid(field, f"{shown}, expected a data URL (limits.image_hosts allows no such host)")
         return parsed
