@@ -1,16 +1,24 @@
 """Arms while the service runs: added, removed, frozen, renamed, and every Router follows."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.events import ArmRenamed, Decision
+from policies.context import ContextMap
+from policies.evidence import ArmStatistics
 from services.adapters.registry import Registry
 from services.arms import register
+from services.configuration import learning_config
+from services.learner import Learner
+from services.verification import verify
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES
+from tests.services.test_replay import replayed
+from tests.services.test_sealing import COLD, folding, sealer
 from tests.services.world import BASE, World, chat, eventually, write_adapters
 
 ALL = ["base", *FAMILIES]
@@ -166,6 +174,66 @@ class TestRename:
         """What a Router that has not heard of it would still decide: the old name."""
         *_, last = [event for event in await world.events() if isinstance(event, Decision)]
         return last.model_copy(update={"id": "late", "arm": "inbox"})
+
+
+class TestTheLog:
+    """What happened to arms is in it, so that it comes to the same whenever it is folded or replayed."""
+
+    async def test_it_comes_to_what_is_in_use(self, world: World) -> None:
+        old = [(await world.ask(f"open the inbox {i}"))["id"] for i in range(4)]
+        await world.fold()
+        await change(world, "inbox", "rename", to="mail")
+        await change(world, "claims", "remove")
+        await world.ask("open the inbox again")
+        await world.say(*({"decision_id": id_, "reward": i / 3} for i, id_ in enumerate(old)))
+        await world.fold()
+        assert (await verify(world.store, folding(world))).ok
+        assert await sealer(world, segment=1).step(COLD) > 0
+        await world.ask("open the inbox once more")
+        await world.fold()
+        for whole in (False, True):
+            verified = await verify(world.store, folding(world), whole=whole)
+            assert verified.ok, verified
+        assert {arm.arm for arm in verified.arms} == {"base", "calendar", "claims", "mail"}
+
+    async def test_another_fold_starts_from_it(self, world: World, contexts: ContextMap) -> None:
+        """After a setting has changed everything is folded again, the old name first."""
+        id_ = (await world.ask("open the inbox"))["id"]
+        await change(world, "inbox", "rename", to="mail")
+        await world.say({"decision_id": id_, "reward": 1})
+        await world.fold()
+        changed = Learner(world.store, contexts, replace(learning_config(world.settings), ridge=2.0))
+        await changed.start(world.registry)
+        while await changed.step():
+            pass
+        arms = {arm: ArmStatistics.from_bytes(blob) for arm, (_, blob) in (await world.store.arms()).items()}
+        assert arms.keys() == {"base", "calendar", "claims", "mail"}
+        assert (arms["mail"].matured, arms["mail"].former) == (1, ["inbox"])
+
+    async def test_decisions_before_and_after_are_taken_again(self, make_world: MakeWorld) -> None:
+        exploring = {"epsilon_supervised": 0.2, "epsilon_uniform": 0.3, "refresh_s": 0.05}
+        world: World = await make_world(router=exploring, learner={"discount": 0.9})
+
+        async def ask(number: int) -> None:
+            chats = [
+                world.ask(f"open the {FAMILIES[i % 3]} {number}.{i}", episode="e" if i < 2 else "") for i in range(8)
+            ]
+            ids = [answer["id"] for answer in await asyncio.gather(*chats)]
+            await world.say(*({"decision_id": id_, "reward": i % 2} for i, id_ in enumerate(ids[:5])))
+
+        await ask(0)
+        await world.learner.step()
+        await world.post("/v1/bandit/arms/inbox/rename", {"to": "mail"})
+        await ask(1)  # the Router may follow at any time from now on
+        await world.fold()
+        for number in (2, 3):
+            await ask(number)
+            await world.learner.step()
+        await world.settle()
+        again = replayed(await world.store.event_range(), world, world.contexts)
+        assert len(again) == 32
+        assert {one.decision.arm for one in again} >= {"inbox", "mail"}
+        assert [one.decision.id for one in again if not one.same] == []
 
 
 @pytest.mark.parametrize(

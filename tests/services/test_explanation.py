@@ -10,6 +10,7 @@ from services.explanation import reason
 from tests.services.conftest import MakeWorld
 from tests.services.test_cli import Terminal, plain
 from tests.services.test_fold import decision
+from tests.services.test_sealing import COLD, sealer
 from tests.services.world import World, listening
 
 
@@ -57,6 +58,16 @@ async def test_a_decision_of_another_trained_router_keeps_its_reason(world: Worl
     explained = await explain(world, "old")
     assert (explained["nearest"], explained["now"]) == ([], None)
     assert explained["reason"].startswith("served inbox because its score was best")
+
+
+async def test_a_decision_that_has_left_redis_is_explained_as_before(world: World) -> None:
+    id_ = (await world.ask("open the inbox"))["id"]
+    await world.say({"decision_id": id_, "reward": 1})
+    await world.fold()
+    before = await explain(world, id_)
+    await sealer(world, segment=1).step(COLD)
+    assert await world.store.event_range() == []
+    assert await explain(world, id_) == before
 
 
 async def test_what_nobody_decided(world: World) -> None:
