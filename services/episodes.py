@@ -22,7 +22,7 @@ def eligible(asked: tuple[str, ...], last: LastStep | None, arms: Arms) -> tuple
 
     Raises NoArm if none is there, OtherCoordinates if none fits.
     """
-    there = tuple(arm for arm in asked if arm in arms)
+    there = tuple(arm for arm in dict.fromkeys(map(arms.current, asked)) if arm in arms)
     if not there:
         named = ", ".join(asked[:5]) or "every arm"
         raise NoArm(f"{named} is frozen or removed, expected an arm that can serve")

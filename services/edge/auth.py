@@ -22,11 +22,15 @@ class Caller(NamedTuple):
     tenant: str | None = None
     arms: frozenset[str] = frozenset()
 
-    def allowed(self, arms: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of `arms` that may serve this caller. Raises ApiError 403 if none may."""
+    def allowed(self, arms: tuple[str, ...], current: Callable[[str], str]) -> tuple[str, ...]:
+        """Those of `arms` that may serve this caller. Raises ApiError 403 if none may.
+
+        `current` tells what an arm is called now: keys are not told of a renaming.
+        """
         if not self.arms:
             return arms
-        allowed = tuple(arm for arm in arms if arm in self.arms)
+        own = set(map(current, self.arms))
+        allowed = tuple(arm for arm in arms if arm in own)
         if not allowed:
             message = (
                 f"key {self.name!r} may not use {', '.join(arms)}, expected some of {', '.join(sorted(self.arms))}"

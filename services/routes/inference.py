@@ -30,7 +30,7 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
         episode = _header_id(request, "x-episode-id") or chat.metadata.episode_id
         return Call(
             prompt=await reader.read(chat),
-            eligible=caller.allowed(names.eligible(chat.model, chat.routing.arms)),
+            eligible=caller.allowed(names.eligible(chat.model, chat.routing.arms), router.arms.current),
             sampling=_sampling(chat, settings.model.max_tokens),
             episode=caller.episode(episode) if episode else None,
             task=chat.metadata.task,
@@ -73,9 +73,8 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
     @app.get("/v1/models", tags=["inference"])
     async def models(caller: Caller = infers) -> ModelList:
         """What `model` may be."""
-        return ModelList(
-            data=[ModelCard(id=name) for name in names.all if not caller.arms or names.fits(name, caller.arms)]
-        )
+        own = set(map(router.arms.current, caller.arms))
+        return ModelList(data=[ModelCard(id=name) for name in names.all if not own or names.fits(name, own)])
 
 
 def _header_id(request: Request, name: str) -> str | None:

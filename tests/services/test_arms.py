@@ -13,7 +13,9 @@ from policies.evidence import ArmStatistics
 from services.adapters.registry import Registry
 from services.arms import register
 from services.configuration import learning_config
+from services.engine.base import Message, Part, Prompt, Sampling
 from services.learner import Learner
+from services.router import Call
 from services.verification import verify
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES
@@ -130,6 +132,11 @@ class TestRename:
         first, second = await world.get("/v1/episodes/e")
         assert (first["decision"]["arm"], second["decision"]["arm"]) == ("inbox", "mail")
         assert second["decision"]["propensity"] == 1.0
+
+    async def test_a_request_that_was_read_before_it_goes_on(self, world: World) -> None:
+        asked = Call(Prompt((Message("user", (Part(text="open the inbox"),)),)), world.router.arms.routed, Sampling(8))
+        await change(world, "inbox", "rename", to="mail")
+        assert (await world.router.route(asked)).decision.arm == "mail"
 
     async def test_back_and_forth(self, world: World) -> None:
         ids = []

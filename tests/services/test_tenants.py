@@ -65,6 +65,13 @@ class TestArms:
             await refused(response, "model", "arm_not_allowed", "'acme'", "claims", "base, inbox")
         assert await shared.kinds() == []
 
+    async def test_a_key_follows_its_arms_names(self, shared: World) -> None:
+        await call(shared, "operator", "POST", "/v1/bandit/arms/inbox/rename", {"to": "mail"})
+        await shared.fold()
+        assert (await ask(shared, "acme", text="open the inbox"))["routing"]["arm"] == "mail"
+        listed = (await call(shared, "acme", "GET", "/v1/models")).json()["data"]
+        assert "mail" in [card["id"] for card in listed]
+
     async def test_only_what_may_be_asked_for_is_listed(self, shared: World) -> None:
         listed = (await call(shared, "acme", "GET", "/v1/models")).json()["data"]
         assert sorted(card["id"] for card in listed) == sorted(["auto", BASE, "inbox", f"{BASE}:inbox"])
