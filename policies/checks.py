@@ -20,11 +20,14 @@ def number(name: str, value: float, low: float = -math.inf, high: float = math.i
 def array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> Array:
     """`value` as finite float64 of `shape`, where None stands for any length."""
     result = np.asarray(value, dtype=np.float64)
-    fits = result.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, result.shape, strict=True))
-    if not fits:
+    if result.shape != shape and not _fits(result.shape, shape):
         expected = tuple("any" if length is None else length for length in shape)
         raise ValueError(f"{name} has shape {result.shape}, expected {expected}")
     if not np.isfinite(result).all():
         position = tuple(int(i) for i in np.argwhere(~np.isfinite(result))[0])
         raise ValueError(f"{name} is {result[position]} at {position}, expected finite numbers")
     return result
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(found) == len(expected) and all(want in (None, got) for want, got in zip(expected, found, strict=True))

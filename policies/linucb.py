@@ -26,7 +26,8 @@ class LinUCB(Policy):
             scores += self.posterior.means(X)
         else:
             rows, free = self.posterior.rows(self.posterior.arms), np.zeros(arms)
-            scores = believe(self.posterior, X, rows, free, self.config).optimism
+            batch = X.reshape(-1, self.posterior.dimension)
+            scores = believe(self.posterior, batch, rows, free, self.config).optimism.reshape(*X.shape[:-1], arms)
         best: Rows = scores.argmax(axis=-1)
         return best
 

@@ -41,9 +41,9 @@ class Triangle:
 
     def outer(self, x: Array, scale: float) -> Array:
         """The triangle [t] of scale·xxᵀ for x [d]."""
-        packed = self.form(x)
+        packed: Array = (scale * x).take(self._rows)
+        packed *= x.take(self._columns)
         packed *= self._twice
-        packed *= scale
         return packed
 
 
