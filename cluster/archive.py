@@ -8,6 +8,8 @@ content in its metadata. Nothing here talks to Redis.
 import hashlib
 import itertools
 import os
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -59,8 +61,9 @@ class Archive:
 
     def after(self, position: str) -> Segment | None:
         """The first segment with events after `position`."""
-        order = stream_order(position)
-        return next((one for one in self.segments() if stream_order(one.last) > order), None)
+        found = self.segments()
+        place = bisect_right(found, stream_order(position), key=_end)
+        return found[place] if place < len(found) else None
 
     def seal(self, after: str, entries: Sequence[Raw]) -> Segment:
         """Write the entries, which follow `after`, durably. FileExistsError: somebody has sealed what follows it."""
@@ -89,12 +92,14 @@ class Archive:
 
     def find(self, stream_ids: Iterable[str]) -> dict[str, Raw]:
         """Those of the given entries that are sealed; only the row groups that may hold one are read."""
-        wanted, found = sorted(stream_ids, key=stream_order), {}
-        for segment in self.segments() if wanted else ():
-            first, last = stream_order(segment.after), stream_order(segment.last)
-            inside = [one for one in wanted if first < stream_order(one) <= last]
-            if inside:
-                found.update(_find(segment.path, inside))
+        segments, inside = self.segments(), defaultdict(list)
+        for stream_id in stream_ids:
+            place = bisect_left(segments, stream_order(stream_id), key=_end)
+            if place < len(segments):
+                inside[segments[place].path].append(stream_id)
+        found: dict[str, Raw] = {}
+        for path, wanted in inside.items():
+            found |= _find(path, wanted)
         return found
 
     def drop(self, before: str) -> int:
@@ -118,6 +123,10 @@ class Archive:
             except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
                 raise Damaged(f"{path} is not readable: {error}") from error
         return self._known[path]
+
+
+def _end(segment: Segment) -> tuple[int, int]:
+    return stream_order(segment.last)
 
 
 def _name(after: str) -> str:

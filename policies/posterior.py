@@ -1,6 +1,7 @@
 """What the arms are believed to earn, stacked so that all of them are scored in a few BLAS calls."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,16 @@ from policies.request import Context
 from policies.triangle import Triangle
 
 _ROUNDING = 4096  # rank-one updates after which a factor is computed anew even if nothing decays
+
+
+class Prepared(NamedTuple):
+    """An arm as the stacks will hold it: θ [d], packed W [t], and the pulls that count for its burn-in."""
+
+    arm: str
+    statistics: ArmStatistics
+    theta: Array
+    W: Array
+    new_pulls: float
 
 
 class Posterior:
@@ -48,18 +59,28 @@ class Posterior:
 
     def put(self, arm: str, statistics: ArmStatistics) -> None:
         """Add the arm, or recompute it from newer statistics; overlaid decisions of it are dropped."""
+        self.swap(self.prepare(arm, statistics))
+
+    def prepare(self, arm: str, statistics: ArmStatistics) -> Prepared:
+        """Compute what `swap` puts in place. It changes nothing, so it may run in another thread."""
         checks.array(f"evidence of {arm!r}", statistics.e, (self.dimension,))
         V, b = self.prior.with_evidence(arm, statistics)
         root = _inverse_root(V)
         theta = root.T @ (root @ b)
         wide = _inverse_root(V + statistics.P) if statistics.pending else root
+        packed = self._triangle.pack(wide.T @ wide)
+        return Prepared(arm, statistics, theta, packed, self._pulls_since_new(arm, statistics))
+
+    def swap(self, prepared: Prepared) -> None:
+        """Put a prepared arm in place of what there is of it."""
+        arm = prepared.arm
         row = self._row[arm] if arm in self._row else self._append(arm)
-        self._theta[row], self._W[row] = theta, self._triangle.pack(wide.T @ wide)
-        self._new_pulls[row] = self._pulls_since_new(arm, statistics)
-        self._statistics[arm] = statistics
+        self._theta[row], self._W[row] = prepared.theta, prepared.W
+        self._new_pulls[row] = prepared.new_pulls
+        self._statistics[arm] = prepared.statistics
         self._renamed.pop(arm, None)
-        if statistics.former:
-            self._renamed[arm] = statistics.label(arm)
+        if prepared.statistics.former:
+            self._renamed[arm] = prepared.statistics.label(arm)
         self._updates[arm] = 0
 
     def learn(self, arm: str, x: Array, reward: float, weight: float = 1.0, time: float = 0.0) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from cluster.store import Store
 from cluster.stream import START, stream_order
 from policies.checks import Array
 from policies.evidence import ArmStatistics
-from policies.posterior import Posterior
+from policies.posterior import Posterior, Prepared
 from services.arms import Arms
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,8 @@ class SnapshotFollower:
         self.position = START
         self.folded = 0
         self._known: frozenset[str] = frozenset()
-        self._put(arms.names, {})
+        self._taking = asyncio.Lock()
+        self._follow_arms()
 
     async def start(self, router: str) -> None:
         """Take over everything that was folded with the context map `router`; no other evidence fits, now or later."""
@@ -90,37 +91,43 @@ class SnapshotFollower:
 
     async def _take(self) -> None:
         """Take over all that changed, as of one moment. Evidence of another router, or half folded, is left alone."""
-        behind = await self.arms.is_behind(self._store)
-        version, roster = (await self._store.roster_version(), await self._store.roster()) if behind else (0, {})
-        changes = await self._store.changes(0 if behind else self.version)
-        if changes.version < self.version:  # the store was lost and began again
-            changes = await self._store.changes()
-        fits = changes.router == self._router and not changes.rebuilding
-        if behind:
-            self.arms.put(version, roster, changes.names if fits else self._known)
-            self._follow_arms()
-        if fits:
-            self._swap(changes)
+        async with self._taking:
+            behind = await self.arms.is_behind(self._store)
+            version, roster = (await self._store.roster_version(), await self._store.roster()) if behind else (0, {})
+            changes = await self._store.changes(0 if behind else self.version)
+            if changes.version < self.version:  # the store was lost and began again
+                changes = await self._store.changes()
+            fits = changes.router == self._router and not changes.rebuilding
+            prepared = await asyncio.to_thread(self._prepare, changes) if fits else {}
+            # Nothing awaits from here on: a decision sees all of it or nothing.
+            if behind:
+                self.arms.put(version, roster, changes.names if fits else self._known)
+                self._follow_arms()
+            if fits:
+                self._swap(changes, prepared)
+
+    def _prepare(self, changes: Changes) -> dict[str, Prepared]:
+        """What the changed arms are believed to earn. In a thread: it takes long where arms are many."""
+        statistics = {arm: ArmStatistics.from_bytes(blob) for arm, blob in changes.blobs.items()}
+        return {arm: self.posterior.prepare(arm, known) for arm, known in statistics.items()}
 
     def _follow_arms(self) -> None:
-        """Nothing awaits between the arms and their beliefs: a decision sees both or neither."""
         for arm in set(self.posterior.arms) - set(self.arms.names):
             self.posterior.remove(arm)
-        self._put([arm for arm in self.arms.names if arm not in self.posterior.arms], {})
+        for arm in self.arms.names:
+            if arm not in self.posterior.arms:
+                self.posterior.put(arm, self._empty())
 
-    def _swap(self, changes: Changes) -> None:
+    def _swap(self, changes: Changes, prepared: Mapping[str, Prepared]) -> None:
         gone = {arm for arm in self.arms.names if arm not in changes.names and arm in self._known}
-        changed = [arm for arm in self.arms.names if arm in changes.blobs or arm in gone]
-        self._put(changed, changes.blobs)
-        self._known = changes.names
-        self.folded = changes.folded
+        changed = [arm for arm in self.arms.names if arm in prepared or arm in gone]
+        for arm in changed:
+            self.posterior.swap(prepared[arm] if arm in prepared else self.posterior.prepare(arm, self._empty()))
+        self._known, self.folded = changes.names, changes.folded
         self._advance(changes.version, changes.position, changed)
 
-    def _put(self, arms: Sequence[str], blobs: Mapping[str, bytes]) -> None:
-        """Replace arms by what is committed; one that is not starts empty."""
-        for arm in arms:
-            empty = ArmStatistics.empty(self.posterior.dimension, self._discount)
-            self.posterior.put(arm, ArmStatistics.from_bytes(blobs[arm]) if arm in blobs else empty)
+    def _empty(self) -> ArmStatistics:
+        return ArmStatistics.empty(self.posterior.dimension, self._discount)
 
     def _advance(self, version: int, position: str, changed: Collection[str]) -> None:
         """Drop own decisions that the snapshot has folded, and overlay the others again on what was replaced."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from cluster.store import Store
 from policies.context import ContextMap
+from policies.posterior import Posterior, Prepared
 from services.adapters.registry import Registry
 from services.arms import Arms
 from services.configuration import learning_config
@@ -169,6 +171,55 @@ async def test_evidence_of_another_router_is_left_alone(
     assert (new.version, new.posterior.statistics("inbox").pulls) == (version + 1, 1)
     await follower.refresh()
     assert (follower.version, widths(follower, x)) == (version, known)
+
+
+async def test_no_version_is_taken_over_in_part(world: World, follower: SnapshotFollower) -> None:
+    """Each commit pulls two arms once: whoever sees them differ has mixed two versions."""
+    committing = asyncio.create_task(commit_pairs(world, 60))
+    seen = set()
+    while not committing.done():
+        await follower.refresh(block_ms=50)
+        pulls = [follower.posterior.statistics(arm).pulls for arm in ("inbox", "claims")]
+        assert pulls[0] == pulls[1]
+        seen.add(pulls[0])
+    await committing
+    assert len(seen) > 2
+
+
+async def commit_pairs(world: World, n: int) -> None:
+    for i in range(n):
+        await decide(world, f"i{i}", "inbox")
+        await decide(world, f"c{i}", "claims")
+        await world.learner.step()
+
+
+async def test_deciding_goes_on_while_a_version_is_prepared(
+    world: World, follower: SnapshotFollower, x: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computing beliefs takes long where arms are many; it happens beside, and then all change at once."""
+    begun, go = threading.Event(), threading.Event()
+    prepare = Posterior.prepare
+
+    def slow(self: Posterior, *arguments: Any) -> Prepared:
+        begun.set()
+        assert go.wait(60)
+        return prepare(self, *arguments)
+
+    monkeypatch.setattr(Posterior, "prepare", slow)
+    for arm in ("inbox", "claims"):
+        await decide(world, f"of {arm}", arm)
+    await world.learner.step()
+    refreshing = asyncio.create_task(follower.refresh())
+    await asyncio.to_thread(begun.wait, 60)
+    cold = widths(follower, x)
+    at = await decide(world, "own")
+    follower.decided(at, "inbox", x)
+    assert widths(follower, x)["inbox"] < cold["inbox"]
+    assert follower.version < (await world.store.learner_state()).version
+    go.set()
+    await refreshing
+    assert [follower.posterior.statistics(arm).pulls for arm in ("inbox", "claims")] == [1, 1]
+    assert follower.basis.pending == 1
 
 
 async def test_following_waits_for_versions(world: World, follower: SnapshotFollower) -> None:
