@@ -166,7 +166,8 @@ class Timeout(Record):
 class ArmRegistered(Record):
     """An arm may be chosen from now on, or its adapter has new weights.
 
-    `serves` is what it turns on: `base`, an adapter or a mixture template; none: what has the arm's own name.
+    `serves` is what it turns on: `base`, an adapter or a mixture template; none: what has the arm's own name. `like`:
+    arms that the trained router knows, and that a new one is expected to earn as.
     """
 
     type: Literal["arm_registered"] = "arm_registered"
@@ -174,6 +175,7 @@ class ArmRegistered(Record):
     arm: str
     serves: str | None = None
     adapter_hash: str | None = None
+    like: list[str] = []
 
 
 class ArmRemoved(Record):

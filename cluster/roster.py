@@ -15,13 +15,14 @@ class ArmRecord(Record):
 
     state: active; frozen (keeps what it learned and serves who asks for it by name, but is routed to no more); removed
     by an operator (not even that); absent (what it serves is not there). `former` are its earlier names, oldest first:
-    the trained router knows it by the first.
+    the trained router knows it by the first. `like` are the arms that it was expected to earn as when it was new.
     """
 
     serves: str
     adapter_hash: str | None = None
     state: State = "active"
     former: list[str] = Field(default_factory=list)
+    like: list[str] = Field(default_factory=list)
 
     @property
     def is_there(self) -> bool:
@@ -69,6 +70,7 @@ def _registered(roster: Roster, event: ArmRegistered) -> Changes:
         adapter_hash=event.adapter_hash,
         state="frozen" if known and known.state == "frozen" else "active",
         former=known.former if known else [],
+        like=event.like or (known.like if known else []),
     )
     return {} if record == known else {event.arm: record}
 

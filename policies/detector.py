@@ -50,8 +50,9 @@ class Detector:
         theta, Vx = np.linalg.solve(V, np.column_stack([b, x])).T
         mean, width2 = float(theta @ x), max(0.0, float(Vx @ x))
         variance = max(mean * (1 - mean), _LEAST_VARIANCE) + _NOISE * width2
+        before = self._prior.mean_of(statistics.label(arm), statistics.like)
         residual = round(reward - mean, _DIGITS)
-        prior_residual = round(reward - float(self._prior.mean_of(statistics.label(arm)) @ x), _DIGITS)
+        prior_residual = round(reward - float(before @ x), _DIGITS)
         z = round(residual / variance**0.5, _DIGITS)
         return statistics.watch.step(z, residual, prior_residual, weight, self._config.drift_slack)
 

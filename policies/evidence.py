@@ -23,7 +23,8 @@ class ArmStatistics:
     (last tick, γ) of the earlier ones, `cuts` (last tick, share) of what a new version or a drift left of the decisions
     up to that tick. κ is `kappa`, and `standing` what the versions left of it; `released` counts the pulls
     before the last new version. `latest` is the last tick that matured.
-    `updated` is the time of the last folded event in unix seconds, `former` are the arm's earlier names, oldest first.
+    `updated` is the time of the last folded event in unix seconds, `former` are the arm's earlier names, oldest first,
+    `like` the known arms that a new one is expected to earn as.
     Reward sums are over matured decisions, neither weighted nor discounted. `contributed` maps a feedback key to the
     evidence that its words brought, as (tick, weight at that tick). `unanswered` counts decisions that nobody said
     anything of in time, `delays` those with a reward by how long it took (policies/delays.py): failures, and successes
@@ -52,6 +53,7 @@ class ArmStatistics:
     alarms: list[Alarm] = field(default_factory=list)
     contributed: dict[str, tuple[int, float]] = field(default_factory=dict)
     former: list[str] = field(default_factory=list)
+    like: list[str] = field(default_factory=list)
     unanswered: int = 0
     delays: list[list[int]] = field(default_factory=lambda: [[0] * BUCKETS, [0] * BUCKETS])
 

@@ -122,14 +122,26 @@ def _sums(X: Array, labelled: Mask, outcome: Array, arm: str) -> _Sums:
     return _Sums(right.T @ right, wrong.T @ wrong, right.T @ reward_right, wrong.T @ reward_wrong)
 
 
+def cosines(X: Array, C: Array) -> Array:
+    """[B,n] between contexts X [B,d] and centroids C [n,d], without their constant first entry."""
+    similar: Array = _directions(X[:, 1:]) @ _directions(C[:, 1:]).T
+    return similar
+
+
+def _directions(V: Array) -> Array:
+    lengths = np.linalg.norm(V, axis=1, keepdims=True)
+    directions: Array = V / np.where(lengths > 0, lengths, 1.0)
+    return directions
+
+
 class Prior:
-    """V₀ [d,d] and b₀ [d] of any arm. One without labelled examples gets a weak guess, `new_arm_mean` everywhere."""
+    """V₀ [d,d] and b₀ [d] of any arm. One without labelled examples gets a weak guess: of the arms that it is like."""
 
     def __init__(self, statistics: SupervisedStatistics, config: LearningConfig) -> None:
         self.statistics = statistics
         self.config = config
         self._rows = {arm: row for row, arm in enumerate(statistics.arms)}
-        self._means: dict[str, Array] = {}
+        self._means: dict[tuple[str, ...], Array] = {}
 
     @property
     def dimension(self) -> int:
@@ -140,11 +152,14 @@ class Prior:
         """Whether labelled examples or outcomes stand behind the arm."""
         return arm in self._rows
 
-    def of(self, arm: str) -> tuple[Array, Array]:
-        """V₀ = λI + s(A⁺ + ρA⁻) and b₀ = s(b⁺ + ρb⁻) with s = n_eff/n; for a new arm λI + n₀C and V₀m."""
+    def of(self, arm: str, like: Sequence[str] = ()) -> tuple[Array, Array]:
+        """V₀ = λI + s(A⁺ + ρA⁻) and b₀ = s(b⁺ + ρb⁻) with s = n_eff/n; for a new arm λI + n₀C and V₀m.
+
+        m is the mean θ₀ of the known arms that a new one is `like`; without any it is the same reward everywhere.
+        """
         ridge = self.config.ridge * np.eye(self.dimension)
         if arm not in self._rows:
-            return self._new(ridge)
+            return self._new(ridge, [known for known in like if known in self._rows])
         row, known = self._rows[arm], self.statistics
         scale, wrong = self.config.prior_weight / known.n, self.config.prior_wrong
         V0 = ridge + scale * (known.A_pos[row] + wrong * known.A_neg[row])
@@ -158,22 +173,35 @@ class Prior:
         centroid: Array = total / total[0]
         return centroid
 
-    def mean_of(self, arm: str) -> Array:
+    def nearest(self, example: Array, n: int) -> list[str]:
+        """Up to n arms whose mean examples point most nearly the way of `example` [d], nearest first.
+
+        What a new arm is like, told from a mean example of its own (LoraRetriever, Zhao et al. 2024).
+        """
+        names = self.statistics.arms
+        centroids = np.stack([centroid for arm in names if (centroid := self.centroid(arm)) is not None])
+        similar = cosines(checks.array("example", example, (self.dimension,))[np.newaxis], centroids)[0]
+        return [names[k] for k in np.argsort(-similar, kind="stable")[:n] if similar[k] > 0]
+
+    def mean_of(self, arm: str, like: Sequence[str] = ()) -> Array:
         """θ₀ [d] = V₀⁻¹b₀, what the arm is expected to earn before any reward."""
-        if arm not in self._means:
-            V0, b0 = self.of(arm)
-            self._means[arm] = np.asarray(np.linalg.solve(V0, b0), dtype=np.float64)
-        return self._means[arm]
+        key = (arm, *like)
+        if key not in self._means:
+            V0, b0 = self.of(arm, like)
+            self._means[key] = np.asarray(np.linalg.solve(V0, b0), dtype=np.float64)
+        return self._means[key]
 
     def with_evidence(self, arm: str, statistics: "ArmStatistics") -> tuple[Array, Array]:
         """V = κV₀ + (1−κ)λI + S, symmetric, and b = κb₀ + e."""
-        V0, b0 = self.of(statistics.label(arm))
+        V0, b0 = self.of(statistics.label(arm), statistics.like)
         kappa = statistics.kappa
         V = kappa * V0 + statistics.S
         V[np.diag_indices_from(V)] += (1 - kappa) * self.config.ridge
         return (V + V.T) / 2, kappa * b0 + statistics.e
 
-    def _new(self, ridge: Array) -> tuple[Array, Array]:
+    def _new(self, ridge: Array, like: Sequence[str]) -> tuple[Array, Array]:
         V0 = ridge + self.config.new_arm_weight * self.statistics.moment
+        if like:
+            return V0, V0 @ np.mean([self.mean_of(known) for known in like], axis=0)
         # x[0] is always 1, so this column of V₀ makes the mean the same for every context.
         return V0, self.config.new_arm_mean * V0[:, 0]

@@ -4,6 +4,7 @@ import numpy as np
 
 from policies.base import Policy, register
 from policies.checks import Array
+from policies.prior import cosines
 from policies.request import Request
 
 _UNKNOWN = -1.0  # the least similarity there is
@@ -23,15 +24,3 @@ class Retrieval(Policy):
             C = np.stack([centroid for centroid in centroids if centroid is not None])
             similar[:, known] = cosines(request.X, C)
         return similar - request.penalties
-
-
-def cosines(X: Array, C: Array) -> Array:
-    """[B,n] between contexts X [B,d] and centroids C [n,d], without their constant first entry."""
-    rows, columns = _directions(X[:, 1:]), _directions(C[:, 1:])
-    similar: Array = rows @ columns.T
-    return similar
-
-
-def _directions(V: Array) -> Array:
-    lengths = np.linalg.norm(V, axis=1, keepdims=True)
-    return V / np.where(lengths > 0, lengths, 1.0)

@@ -191,6 +191,7 @@ class Fold:
 
     def _register(self, event: ArmRegistered) -> None:
         known = self._arm(event.arm)
+        known.like = list(event.like) or known.like
         if known.adapter_hash is None:
             known.adapter_hash = event.adapter_hash
         elif event.adapter_hash is not None and known.adapter_hash != event.adapter_hash:

@@ -19,9 +19,10 @@ Verb = Literal["add", "remove", "freeze", "unfreeze", "rename"]
 
 
 class Change(Wire):
-    """What some verbs take: `serves` for add (the arm's own name by default), `to` for rename."""
+    """What some verbs take: `serves` (the arm's own name by default) and `like` for add, `to` for rename."""
 
     serves: str | None = Field(None, description="What a new arm turns on: an adapter, or `base`.")
+    like: list[str] = Field([], description="Arms of the trained router that a new one is expected to earn as.")
     to: str | None = Field(None, description="The arm's new name.")
 
 
@@ -71,13 +72,23 @@ def _event(router: Router, arm: str, verb: Verb, body: Change) -> ArmEvent:
             if arm != serves:
                 _check_name("arm", arm)
             fingerprint = registry[serves].fingerprint if serves in registry else None
-            return ArmRegistered(time=now, arm=arm, serves=serves, adapter_hash=fingerprint)
+            like = _check_like(router, body.like)
+            return ArmRegistered(time=now, arm=arm, serves=serves, adapter_hash=fingerprint, like=like)
         case "remove":
             return ArmRemoved(time=now, arm=arm)
         case "rename":
             return ArmRenamed(time=now, arm=arm, to=_check_name("to", body.to))
         case "freeze" | "unfreeze":
             return ArmFrozen(time=now, arm=arm, frozen=verb == "freeze")
+
+
+def _check_like(router: Router, like: list[str]) -> list[str]:
+    trained = router.contexts.statistics.arms
+    for arm in like:
+        if arm not in trained:
+            message = f"like: {arm!r} is unknown to the trained router, expected some of {', '.join(trained[:20])}"
+            raise ApiError(404, message, param="like", code="not_found")
+    return like
 
 
 def _check_name(field: str, name: str | None) -> str:

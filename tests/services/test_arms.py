@@ -26,7 +26,7 @@ from tests.services.world import BASE, World, chat, eventually, write_adapters
 ALL = ["base", *FAMILIES]
 
 
-async def change(world: World, arm: str, verb: str, **body: str) -> Any:
+async def change(world: World, arm: str, verb: str, **body: Any) -> Any:
     """Change an arm, and wait until its Router follows."""
     response = await world.post(f"/v1/bandit/arms/{arm}/{verb}", body)
     assert response.status_code == 200, response.text
@@ -248,6 +248,7 @@ class TestTheLog:
     [
         ("nobody", "freeze", {}, 404, "arm", "'nobody' is unknown"),
         ("nobody", "add", {}, 404, "serves", "expected one of base, calendar"),
+        ("inbox", "add", {"like": ["claims", "nobody"]}, 404, "like", "'nobody' is unknown to the trained router"),
         ("base", "remove", {}, 409, "arm", "'base' cannot be removed"),
         ("base", "rename", {"to": "mail"}, 409, "arm", "'base' cannot be renamed"),
         ("inbox", "rename", {"to": "claims"}, 409, "to", "'claims' is another arm"),
@@ -268,6 +269,17 @@ async def test_what_cannot_be(
     assert (response.status_code, error["param"]) == (status, param), error
     assert said in error["message"]
     assert await world.events() == before
+
+
+async def test_a_new_arm_may_be_expected_to_earn_as_one_that_is_known(world: World) -> None:
+    await change(world, "stranger", "add", serves="inbox")
+    await change(world, "second", "add", serves="inbox", like=["claims"])
+    await world.ask("open the claims")
+    seen = {arm: await world.arm(arm) for arm in ("claims", "second", "stranger")}
+    assert seen["second"]["posterior_mean"] == pytest.approx(seen["claims"]["posterior_mean"], abs=0.05)
+    assert abs(seen["second"]["posterior_mean"] - seen["stranger"]["posterior_mean"]) > 0.1
+    await register(world.store, world.registry)  # a restart forgets nothing of it
+    assert (await world.store.roster())["second"].like == ["claims"]
 
 
 async def test_a_second_arm_may_serve_the_same_adapter(world: World) -> None:
