@@ -19,12 +19,13 @@ class DecisionExplanation(BaseModel):
     """A decision and its reasons.
 
     `nearest` are the labels and distances of the supervised examples that it is most like. They and `now` are missing
-    where the trained router is another one by now.
+    where the trained router is another one by now. `names` tells what arms that were renamed since are called now.
     """
 
     reason: str
     outcome: str
     stored: DecisionView
+    names: dict[str, str]
     nearest: list[tuple[str, float]]
     now: Explanation | None
 
@@ -38,6 +39,7 @@ def explain(router: Router, stored: StoredDecision) -> DecisionExplanation:
         reason=reason(decision, router.policy.config.episode_margin),
         outcome=outcome(stored),
         stored=DecisionView.of(stored),
+        names={arm: now for arm in decision.eligible if (now := router.arms.current(arm)) != arm},
         nearest=router.contexts.supervision.nearest(context.x, _NEAREST) if context else [],
         now=_now(router, decision, context) if context else None,
     )
@@ -81,7 +83,8 @@ def _score(one: ArmScore) -> str:
 def _now(router: Router, decision: Decision, context: Context) -> Explanation | None:
     """What the policy would choose now among the same arms at the same costs, for a request by itself."""
     names = dict.fromkeys(router.arms.current(arm) for arm in decision.eligible)
-    eligible = tuple(arm for arm in names if arm in router.arms)
+    there = tuple(arm for arm in names if arm in router.arms)
+    eligible = tuple(arm for arm in there if arm in router.arms.routed) or there
     if not eligible:
         return None
     named = router.policy.posterior.named(context)

@@ -80,9 +80,11 @@ def decision(answer: dict[str, Any]) -> Group:
     for arm in made["scored"]:
         gate = "–" if arm["gate"] is None else f"{arm['gate']:.3f}"
         then = (f"{arm[name]:.3f}" for name in ("mean", "width", "cost_ms", "score"))
-        later = after.get(arm["arm"])
+        name = answer["names"].get(arm["arm"], arm["arm"])
+        later = after.get(name)
         since = (f"{later[name]:.3f}" for name in ("mean", "width", "score")) if later else ("–",) * 3
-        table.add_row(arm["arm"], gate, *then, *since, style="bold" if arm["arm"] == made["arm"] else "")
+        shown = arm["arm"] if name == arm["arm"] else f"{arm['arm']} (now {name})"
+        table.add_row(shown, gate, *then, *since, style="bold" if arm["arm"] == made["arm"] else "")
     nearest = ", ".join(f"{label} ({distance:.2f})" for label, distance in answer["nearest"])
     lines = [f"[bold]{escape(answer['reason'])}[/]", f"outcome: {escape(answer['outcome'])}"]
     lines += [f"labels of the nearest examples (distance): {nearest}"] if nearest else []

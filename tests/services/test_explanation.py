@@ -46,10 +46,13 @@ async def test_it_follows_the_names_of_arms(world: World) -> None:
     id_ = (await world.ask("open the inbox"))["id"]
     await world.post("/v1/bandit/arms/inbox/rename", {"to": "mail"})
     await world.post("/v1/bandit/arms/claims/remove", {})
+    await world.post("/v1/bandit/arms/base/freeze", {})
     await world.fold()
-    now = (await explain(world, id_))["now"]
+    explained = await explain(world, id_)
+    now = explained["now"]
+    assert explained["names"] == {"inbox": "mail"}
     assert now["arm"] == now["supervised"] == "mail"
-    assert {arm["arm"] for arm in now["arms"]} == {"base", "calendar", "mail"}
+    assert {arm["arm"] for arm in now["arms"]} == {"calendar", "mail"}
 
 
 async def test_a_decision_of_another_trained_router_keeps_its_reason(world: World) -> None:
@@ -111,4 +114,7 @@ async def test_the_command_shows_it(make_world: MakeWorld) -> None:
         assert "served inbox because its score was best" in said
         assert "outcome: not folded yet" in said
         assert "now: v1 would serve inbox" in said
+        await world.post("/v1/bandit/arms/inbox/rename", {"to": "mail"})
+        await world.fold()
+        assert "inbox (now mail)" in plain(await terminal("explain", id_))
         assert json.loads(await terminal("explain", id_, "--json"))["stored"]["decision"]["id"] == id_
