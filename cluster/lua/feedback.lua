@@ -24,7 +24,9 @@ if #members == 0 then
   return 'unknown'
 end
 
-local value = ARGV[4] .. '|' .. ARGV[5]
+-- What is said of an episode holds for the decisions that it has by then: said again when it has more, it is new.
+local word = ARGV[4] .. '|' .. ARGV[5]
+local value = KEYS[5] == '' and word or word .. '|' .. #members
 local earlier = redis.call('HGET', KEYS[4], ARGV[3])
 local was_late = earlier and earlier:sub(-5) == '|late'
 local said = was_late and earlier:sub(1, -6) or earlier
@@ -33,7 +35,7 @@ if said == value then
   status = 'duplicate'
 elseif was_late then
   status = 'late' -- what was not learned cannot be corrected
-elseif earlier then
+elseif earlier and said:sub(1, #word) ~= word then
   status = 'corrected'
 elseif time > deadline then
   status = 'late'

@@ -226,6 +226,17 @@ class TestFeedback:
         assert await store.post_timeouts(NOW + 10 * WINDOW_S) == 1
         assert await timeouts(store) == ["other"]
 
+    async def test_the_same_word_for_a_longer_episode_is_new(self, store: Store, make_decision: MakeDecision) -> None:
+        await store.decide(make_decision("d0", episode="e"))
+        assert await give(store, episode_reward("e", 0.5), episode_reward("e", 0.5)) == ["recorded", "duplicate"]
+        await store.decide(make_decision("d1", episode="e"))
+        items = [episode_reward("e", 0.5), episode_reward("e", 0.5), episode_reward("e", 0.25)]
+        assert await give(store, *items) == ["recorded", "duplicate", "corrected"]
+        assert [one.members for one in await feedback_events(store)] == [["d0"], ["d0", "d1"], ["d0", "d1"]]
+        stored = await store.decision("d1")
+        assert stored is not None
+        assert stored.observations == {"anonymous/judge": Observation(0.25, False)}
+
     async def test_another_word_after_a_late_one_is_late_too(self, store: Store, make_decision: MakeDecision) -> None:
         await store.decide(make_decision("d1"))
         after = NOW + WINDOW_S + 1
