@@ -21,6 +21,16 @@ _RECENT = 256
 _Z95 = 1.959963984540054
 
 
+class Drift(BaseModel):
+    """An alarm of the residual test: the reward of the arm's decision `tick` raised it, at `time` (unix s)."""
+
+    tick: int
+    time: float
+    worse: bool  # the arm earned less than was believed
+    restored: bool  # the prior explains the arm again
+    kappa: float  # the prior's trust from then on
+
+
 class ArmView(BaseModel):
     """What is known of one arm. Means and widths are averages over the contexts of recent decisions."""
 
@@ -33,6 +43,7 @@ class ArmView(BaseModel):
     posterior_mean: float | None
     posterior_width: float | None
     prior_trust: float  # κ
+    drifts: list[Drift]  # alarms of the residual test, oldest first
     adapter_hash: str | None
     updated: float | None  # unix seconds of the last event
     resident: bool
@@ -150,6 +161,7 @@ def _arm(
         posterior_mean=mean,
         posterior_width=width,
         prior_trust=known.kappa,
+        drifts=[Drift(**alarm._asdict()) for alarm in known.alarms],
         adapter_hash=known.adapter_hash,
         updated=known.updated or None,
         resident=resident,

@@ -3,6 +3,7 @@
 import pytest
 
 from services.inspection import wilson
+from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES
 from tests.services.world import World
 
@@ -36,6 +37,18 @@ async def test_the_bandit_shows_beliefs_freshness_and_residency(world: World) ->
         "base": True, "inbox": True, "calendar": False, "claims": False,
     }  # fmt: skip
     assert (arms["inbox"]["prior_trust"], arms["inbox"]["updated"] is None) == (1.0, False)
+
+
+async def test_drift_is_found_while_a_supervised_policy_serves(make_world: MakeWorld) -> None:
+    world = await make_world(router={"policy": "mlp"}, learner={"drift_threshold": 3.0, "drift_trust": 0.5})
+    for i in range(12):
+        answer = await world.ask(f"{i}: open the inbox")
+        assert await world.say({"decision_id": answer["id"], "reward": 0}) == ["recorded"]
+    broken = await world.arm("inbox")
+    assert broken["drifts"][0]["worse"]
+    assert broken["drifts"][0]["kappa"] == 0.5
+    assert broken["prior_trust"] == broken["drifts"][-1]["kappa"] < 1.0
+    assert (await world.arm("claims"))["drifts"] == []
 
 
 async def test_one_arm(world: World) -> None:
