@@ -2,7 +2,8 @@
 
 A client keeps its own ledger of what was acknowledged to it. Redis and the Learner are killed at random moments while
 it decides, rewards, corrects and withdraws; a hot window of a second keeps sealing under fire too. Afterwards every
-decision and every last word must be there once, and S, e and P must equal a fold of the whole log from scratch.
+decision and every last word must be there once, and S, e and P must equal a fold of the whole log from scratch. With
+`--with-serve` the same is done to the replicas of a whole service on Ray Serve.
 """
 
 import asyncio
@@ -11,13 +12,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks import serving
 from benchmarks.killing import Kill, Targets
 from benchmarks.ledger import Account, Client, account
 from benchmarks.reporting import Check, report
@@ -119,18 +121,34 @@ def main(
     only: Annotated[Literal["learner"], typer.Option(help="What is put under fire.")] = "learner",
     kills: Annotated[int, typer.Option(min=2, help="Kills of Redis and the Learner.")] = 60,
     seed: Annotated[int, typer.Option(help="Of moments, victims and traffic.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="12 kills instead.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="12 kills instead, and 1 of each kind.")] = False,
+    with_serve: Annotated[bool, typer.Option("--with-serve", help="Also on Ray Serve, 4 of each kind.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the raw figures here.")] = None,
 ) -> None:
     """Kill Redis and the Learner under load, and check that nothing is lost or doubled."""
-    wanted = 12 if quick else kills
+    wanted, each = (12, 1) if quick else (kills, 4)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory, Progress(console=Console(stderr=True)) as progress:
         outcome = asyncio.run(storm(Path(directory), wanted, seed, progress))
+        served = _serve(Path(directory) / "serve", each, seed, progress) if with_serve else None
     books = outcome.account
     title = f"{only}: {books.decisions} decisions, {books.words} words, {time.monotonic() - began:.0f} s"
-    figures = {"account": books._asdict(), "kills": _figures(outcome.kills), "arms": outcome.whole.model_dump()["arms"]}
-    report(title, _table(outcome), _checks(outcome, wanted), json_file, **figures)
+    checks = _checks(outcome, wanted)
+    figures: dict[str, Any] = {
+        "account": books._asdict(),
+        "kills": _figures(outcome.kills),
+        "arms": outcome.whole.model_dump()["arms"],
+    }
+    if served:
+        Console().print(serving.table(served))
+        checks += serving.checks(served, each)
+        figures["serve"] = {"account": served.account._asdict(), "kills": [kill._asdict() for kill in served.kills]}
+    report(title, _table(outcome), checks, json_file, **figures)
+
+
+def _serve(directory: Path, each: int, seed: int, progress: Progress) -> serving.ServeOutcome:
+    bar = progress.add_task("killing replicas", total=each * len(serving.DEPLOYMENTS))
+    return serving.storm(directory, each, seed, lambda _: progress.advance(bar))
 
 
 if __name__ == "__main__":
