@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 Id = Annotated[str, Field(min_length=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Mode = Literal["online", "shadow", "frozen"]
+"""online: the policy serves and learns; shadow: the supervised one serves; frozen: it serves on beliefs that stand."""
 
 
 class Record(BaseModel):
@@ -79,12 +81,14 @@ class Decision(Record):
     adapters: dict[str, str]
     propensity: Annotated[float, Field(gt=0, le=1)]
     explored: bool
+    best: str = ""
     supervised: str
     policy: str
     policy_version: int
     mode: str
     router: str
     eligible: list[str]
+    costs: list[float] = []
     resident: list[str]
     scored: list[ArmScore]
     step: EpisodeStep | None = None
@@ -178,6 +182,23 @@ class ArmRegistered(Record):
     like: list[str] = []
 
 
+class ModeChanged(Record):
+    """An operator has decided who serves from now on."""
+
+    type: Literal["mode_changed"] = "mode_changed"
+    time: float
+    mode: Mode
+    by: str
+
+
+class GuardReset(Record):
+    """An operator lets the guard begin anew: its alarm is over, and what it had seen is forgotten."""
+
+    type: Literal["guard_reset"] = "guard_reset"
+    time: float
+    by: str
+
+
 class ArmRemoved(Record):
     """An arm serves no more: an operator took it out, or what it serves is absent."""
 
@@ -206,7 +227,17 @@ class ArmRenamed(Record):
 
 
 Event = Annotated[
-    Decision | Completion | Feedback | Cancellation | Timeout | ArmRegistered | ArmRemoved | ArmFrozen | ArmRenamed,
+    Decision
+    | Completion
+    | Feedback
+    | Cancellation
+    | Timeout
+    | ArmRegistered
+    | ArmRemoved
+    | ArmFrozen
+    | ArmRenamed
+    | ModeChanged
+    | GuardReset,
     Field(discriminator="type"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)

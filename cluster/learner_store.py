@@ -15,6 +15,21 @@ class Fenced(RuntimeError):
     """A commit was refused: another Learner has taken over, or the version moved. Nothing was written."""
 
 
+class Watched(Record):
+    """What the served arm weighs under policies: 1/propensity where a policy's own choice was that arm, else 0.
+
+    `own` is for the choice of the policy that served, `reference` for the supervised one, `same` whether these are the
+    same arm, `others` by name.
+    """
+
+    own: float
+    reference: float
+    same: bool
+    guarded: bool
+    policy: str
+    others: dict[str, float]
+
+
 class LedgerRow(Record):
     """What the Learner has made of one decision: when the arm took it (its own count), and what was folded.
 
@@ -29,6 +44,8 @@ class LedgerRow(Record):
     rewards: dict[str, float]
     voices: dict[str, float] = Field(default_factory=dict)
     answered: bool = False
+    watched: Watched | None = None
+    counted: float | None = None
 
 
 class LearnerState(NamedTuple):

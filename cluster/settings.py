@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from cluster.events import Mode
+
 Scope = Literal["infer", "feedback", "admin"]
 PolicyName = Literal["linucb", "lints", "greedy", "mlp", "knn", "retrieval", "poly", "fixed"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -83,6 +85,10 @@ class RouterSettings(Group):
 
     path: Path = Field(EMBEDDED_WORLD / "router", description="Directory of the trained router (MLP, PCA, statistics).")
     policy: PolicyName = Field("linucb", description="Policy that serves `model=auto`.")
+    mode: Mode = Field("online", description="Mode of a new deployment; `pointsman mode` changes it for good.")
+    shadow_policies: tuple[PolicyName, ...] = Field(
+        (), description="Policies that the Learner scores on the log whoever serves; names as in `router.policy`."
+    )
     fixed_arm: str = Field("base", description="Arm of the policy `fixed`.")
     alpha: float = Field(0.2, ge=0, description="Weight of the posterior width in the LinUCB score.")
     epsilon_supervised: Fraction = Field(0.02, description="Share of decisions that follow the supervised router.")
@@ -130,6 +136,14 @@ class LearnerSettings(Group):
     )
     batch: int = Field(1000, ge=1, description="Events folded at most in one step.")
     pace_ms: float = Field(20, ge=0, description="Pause between steps, so that a burst becomes one snapshot.")
+
+
+class GuardSettings(Group):
+    """What watches that the policy is not worse than the supervised one."""
+
+    delta: float = Field(0.01, gt=0, le=1, description="Chance that a policy which is not worse ever raises the alarm.")
+    margin: Fraction = Field(0.01, description="Reward by which the policy may be worse than the supervised one.")
+    fallback: bool = Field(True, description="At the alarm the supervised policy serves until the guard is reset.")
 
 
 class StoreSettings(Group):
@@ -222,6 +236,7 @@ class Settings(BaseSettings):
     model: ModelSettings = Field(default_factory=ModelSettings, description=ModelSettings.__doc__)
     router: RouterSettings = Field(default_factory=RouterSettings, description=RouterSettings.__doc__)
     learner: LearnerSettings = Field(default_factory=LearnerSettings, description=LearnerSettings.__doc__)
+    guard: GuardSettings = Field(default_factory=GuardSettings, description=GuardSettings.__doc__)
     store: StoreSettings = Field(default_factory=StoreSettings, description=StoreSettings.__doc__)
     auth: AuthSettings = Field(default_factory=AuthSettings, description=AuthSettings.__doc__)
     limits: LimitSettings = Field(default_factory=LimitSettings, description=LimitSettings.__doc__)

@@ -10,6 +10,7 @@ from cluster.connection import Entry, entry
 from cluster.events import Cancellation, Completion, Decision, Record
 from cluster.learner_store import LearnerStore, LedgerRow
 from cluster.log_store import LogStore
+from cluster.mode_store import ModeStore
 from cluster.request_store import RequestStore
 
 R = TypeVar("R", bound=Record)
@@ -35,8 +36,8 @@ class StoredDecision:
     ledger: LedgerRow | None
 
 
-class Store(RequestStore, LearnerStore, ArmStore, LogStore):
-    """The whole store: requests, Learner, arms, log and history. See `Connection` for its arguments."""
+class Store(RequestStore, LearnerStore, ArmStore, LogStore, ModeStore):
+    """The whole store: requests, Learner, arms, log, modes and history. See `Connection` for its arguments."""
 
     async def decision(self, decision_id: str) -> StoredDecision | None:
         """The decision and what became of it; None if unknown or past the retention."""

@@ -15,7 +15,15 @@ from policies.posterior import Posterior
 from policies.prior import Prior
 from services.adapters.registry import Registry
 from services.arms import Arms
-from services.configuration import feedback_rules, learning_config, make_store, policy_config, sealing_config
+from services.configuration import (
+    feedback_rules,
+    learning_config,
+    make_modes,
+    make_store,
+    policy_config,
+    sealing_config,
+    watch_config,
+)
 from services.engine.peft import PeftEngine
 from services.gateway import build_gateway
 from services.learner import Learner
@@ -108,6 +116,7 @@ class LearnerDeployment:
             feedback_rules(settings),
             batch=settings.learner.batch,
             pace_ms=settings.learner.pace_ms,
+            watching=watch_config(settings),
             sealing=sealing_config(settings),
         )
         self._running = asyncio.get_running_loop().create_task(learner.run(Registry(settings.model.adapters)))
@@ -153,6 +162,7 @@ def build_router(settings: Settings, model: Model) -> Router:
         arms,
         discount=settings.learner.discount,
         refresh_s=settings.router.refresh_s,
+        mode=settings.router.mode,
     )
     return Router(
         settings.router,
@@ -161,7 +171,7 @@ def build_router(settings: Settings, model: Model) -> Router:
         store=store,
         arms=arms,
         contexts=contexts,
-        policy=policy,
+        modes=make_modes(settings, policy, snapshots),
         snapshots=snapshots,
     )
 

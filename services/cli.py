@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from cluster.events import Mode
 from cluster.settings import CHECKOUT, ApiKey, Scope, Settings
 from services import arms_cli, tables
 from services.client import Client, user_message
@@ -126,7 +127,10 @@ def bandit(context: typer.Context, url: Url = DEFAULT_URL, key: Key = None, as_j
     """What the bandit believes of every arm."""
     if context.invoked_subcommand is None:
         with Client(url, key) as service:
-            _show(service.get("/v1/bandit"), tables.bandit, as_json)
+            state = service.get("/v1/bandit")
+        _show(state, tables.bandit, as_json)
+        if state["policies"] and not as_json:
+            console.print(tables.policies(state))
 
 
 @bandits.command()
@@ -142,6 +146,30 @@ def verify(
     _show(found, tables.verification, as_json)
     if not found["ok"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def mode(
+    mode: Annotated[Mode | None, typer.Argument(help="What to change to; without it: what is in force.")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Who serves: the policy (online, or frozen on the beliefs of now) or the supervised router (shadow)."""
+    with Client(url, key) as service:
+        _show(service.post("/v1/mode", {"mode": mode}) if mode else service.get("/v1/mode"), tables.mode, as_json)
+
+
+@app.command()
+def guard(
+    reset: Annotated[bool, typer.Option("--reset", help="End its alarm; it begins anew.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whether the policy was found worse than the supervised router."""
+    with Client(url, key) as service:
+        _show(service.post("/v1/guard/reset", {}) if reset else service.get("/v1/mode"), tables.mode, as_json)
 
 
 @app.command()

@@ -3,10 +3,16 @@
 from cluster.archive import Archive
 from cluster.settings import Settings
 from cluster.store import Store
-from policies.base import PolicyConfig
+from policies import Policy, PolicyConfig, create
+from policies.guard import GuardConfig
 from policies.prior import LearningConfig
+from services.modes import Modes
 from services.rewards import FeedbackRules
 from services.sealing import SealingConfig
+from services.snapshots import SnapshotFollower
+from services.watch import WatchConfig
+
+_LEAST_SHARE = 1e-3
 
 
 def policy_config(settings: Settings) -> PolicyConfig:
@@ -22,6 +28,22 @@ def learning_config(settings: Settings) -> LearningConfig:
     names += ["credit", "credit_discount"]
     names += ["drift_threshold", "drift_slack", "drift_trust", "drift_carry"]
     return LearningConfig(**{name: getattr(settings.learner, name) for name in names})
+
+
+def watch_config(settings: Settings) -> WatchConfig:
+    """Which policies the Learner watches, and what the guard promises."""
+    router, guard = settings.router, settings.guard
+    own = 1 - router.epsilon_supervised - router.epsilon_uniform
+    bounds = 1 / own, 1 / max(router.epsilon_supervised, _LEAST_SHARE)
+    return WatchConfig(
+        router.policy, router.shadow_policies, policy_config(settings), GuardConfig(guard.delta, guard.margin, *bounds)
+    )
+
+
+def make_modes(settings: Settings, policy: Policy, snapshots: SnapshotFollower) -> Modes:
+    """Who serves, between the policy and the supervised one over the same posterior."""
+    supervised = create("mlp", policy.posterior, policy.config)
+    return Modes(policy, supervised, snapshots, falls_back=settings.guard.fallback)
 
 
 def feedback_rules(settings: Settings) -> FeedbackRules:

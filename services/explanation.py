@@ -9,7 +9,8 @@ from cluster.events import ArmScore, Decision
 from cluster.store import StoredDecision
 from policies.base import Context
 from services.inspection import DecisionView
-from services.router import Router, arm_scores
+from services.reasons import arm_scores
+from services.router import Router
 from services.schemas import Explanation
 
 _NEAREST = 5

@@ -1,12 +1,26 @@
 """The fold of the event stream: events in, statistics of the arms and ledger rows out. Pure: no clock, no I/O."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
-from cluster.events import ArmRegistered, ArmRenamed, Cancellation, Completion, Decision, Event, Feedback, Timeout
+from cluster.events import (
+    ArmRegistered,
+    ArmRenamed,
+    Cancellation,
+    Completion,
+    Decision,
+    Event,
+    Feedback,
+    GuardReset,
+    Mode,
+    ModeChanged,
+    Timeout,
+)
 from cluster.learner_store import LedgerRow
+from policies import Context
 from policies.checks import Array
 from policies.context import ContextMap
 from policies.credit import credit
@@ -16,8 +30,15 @@ from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig, Prior
 from services import rewards
 from services.rewards import FeedbackRules
+from services.watch import Watch, WatchConfig
 
 Ledger = Mapping[str, tuple[Decision, LedgerRow | None]]
+WATCH = "@watch"
+"""The name under which the state of the watch is kept beside the arms; no arm's name begins with @."""
+
+FROZEN = "@frozen/"
+"""What the name of an arm begins with under which its statistics at the last freezing are kept; empty when it ended."""
+
 _WHISPER = 1e-9  # what rounding leaves of a room that is full
 
 
@@ -36,6 +57,8 @@ class Fold:
         config: LearningConfig,
         arms: Mapping[str, ArmStatistics],
         rules: FeedbackRules = FeedbackRules(),
+        watching: WatchConfig = WatchConfig(),
+        states: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         self._contexts = contexts
         self._config = config
@@ -43,6 +66,8 @@ class Fold:
         self._rules = rules
         self._size = contexts.input_dimension * np.dtype(np.float16).itemsize
         self.arms = dict(arms)
+        self.states = dict(states)
+        self.watch = Watch(watching, contexts, config, states.get(WATCH))
         for statistics in self.arms.values():
             statistics.change_discount(config.discount)
         self._follow_names()
@@ -52,9 +77,18 @@ class Fold:
         """Forget what was touched: it has been committed."""
         self.touched: set[str] = set()
         self.removed: set[str] = set()
+        self.watch.touched = False
+        self._changed_states: set[str] = set()
         self.rows: dict[str, LedgerRow] = {}
         self.alarms: list[tuple[str, Alarm]] = []
         self._decisions: dict[str, Decision] = {}
+
+    def changed(self) -> dict[str, bytes]:
+        """What was touched, serialised: arms by name, and states, whose names no arm has."""
+        if self.watch.touched:
+            self._set_state(WATCH, self.watch.to_bytes())
+        arms = {arm: self.arms[arm].to_bytes() for arm in sorted(self.touched)}
+        return arms | {name: self.states[name] for name in sorted(self._changed_states)}
 
     @staticmethod
     def references(events: Iterable[Event]) -> set[str]:
@@ -86,16 +120,25 @@ class Fold:
                 self._register(event)
             case ArmRenamed():
                 self._rename(event)
+            case ModeChanged():
+                self._freeze(event.mode)
+            case GuardReset():
+                self.watch.reset_guard()
 
     def _decide(self, decision: Decision) -> None:
         if not self._fits(decision):
             return
+        context = self._mapped(decision)
+        names = {arm: self.current(arm) for arm in decision.eligible}
+        known = {arm: self.arms[now] for arm, now in names.items() if now in self.arms}
+        watched = self.watch.weigh(decision, context, known)
         statistics = self._arm(decision.arm)
         if statistics.adapter_hash is None and len(decision.adapters) == 1:
             (statistics.adapter_hash,) = decision.adapters.values()
-        tick = statistics.pull(self._context(decision), decision.time)
+        tick = statistics.pull(context.x, decision.time)
         self._decisions[decision.id] = decision
-        self.rows[decision.id] = LedgerRow(tick=tick, arm=decision.arm, status="pending", weight=1.0, rewards={})
+        row = LedgerRow(tick=tick, arm=decision.arm, status="pending", weight=1.0, rewards={}, watched=watched)
+        self.rows[decision.id] = row
 
     def _hear(self, feedback: Feedback, ledger: Ledger) -> None:
         known = {member: found for member in feedback.members if (found := self._find(member, ledger))}
@@ -107,6 +150,31 @@ class Fold:
         shares = credit(self._config.credit, len(heard), self._config.credit_discount)
         for member, share in zip(heard, shares, strict=True):
             self._observe(feedback, member, share, ledger)
+        if heard:
+            self._score(feedback, heard, ledger)
+
+    def _score(self, feedback: Feedback, heard: Sequence[str], ledger: Ledger) -> None:
+        """Score the policies by a unit: a decision by itself, or an episode that is rewarded as a whole."""
+        steps = [found for member in heard if (found := self._find(member, ledger))]
+        if not steps or (feedback.decision_id and steps[0][0].step):
+            return
+        first, lesson = steps[0][1], rewards.lesson(steps[0][1], self._rules)
+        reward = lesson.reward if lesson else None
+        self.watch.count([row.watched for _, row in steps if row.watched], first.counted, reward)
+        self.rows[heard[0]] = first.model_copy(update={"counted": reward})
+
+    def _freeze(self, mode: Mode) -> None:
+        """Keep every arm as it is now, or give up what was kept."""
+        if mode == "frozen":
+            for arm, statistics in self.arms.items():
+                self._set_state(FROZEN + arm, statistics.to_bytes())
+        else:
+            for name in [name for name in self.states if name.startswith(FROZEN)]:
+                self._set_state(name, b"")
+
+    def _set_state(self, name: str, value: bytes) -> None:
+        self.states[name] = value
+        self._changed_states.add(name)
 
     def _observe(self, feedback: Feedback, decision_id: str, share: float, ledger: Ledger) -> None:
         def follow(row: LedgerRow) -> LedgerRow:
@@ -204,6 +272,9 @@ class Fold:
         del self.arms[event.arm]
         self.touched = self.touched - {event.arm} | {event.to}
         self.removed = self.removed - {event.to} | {event.arm}
+        if kept := self.states.get(FROZEN + event.arm):
+            self._set_state(FROZEN + event.to, kept)
+            self._set_state(FROZEN + event.arm, b"")
         self._follow_names()
 
     def _follow_names(self) -> None:
@@ -214,9 +285,13 @@ class Fold:
         """The arm's statistics, by a name of now or before, to be changed; an unknown arm starts empty."""
         arm = self.current(arm)
         self.touched.add(arm)
+        self.watch.change(arm)
         if arm not in self.arms:
             self.arms[arm] = ArmStatistics.empty(self._contexts.dimension, self._config.discount)
         return self.arms[arm]
 
     def _context(self, decision: Decision) -> Array:
-        return self._contexts.map(np.frombuffer(decision.features, np.float16)).x
+        return self._mapped(decision).x
+
+    def _mapped(self, decision: Decision) -> Context:
+        return self._contexts.map(np.frombuffer(decision.features, np.float16))._replace(task=decision.task)

@@ -19,6 +19,7 @@ from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig
 from services.fold import Fold
 from services.rewards import FeedbackRules
+from services.watch import WatchConfig
 
 _FORMAT = 1  # of what is folded; another one folds everything again
 _RECENT = 10_000  # decisions that are kept at hand
@@ -33,15 +34,17 @@ class Folding:
     contexts: ContextMap
     config: LearningConfig
     rules: FeedbackRules = FeedbackRules()
+    watching: WatchConfig = WatchConfig()
 
     def start(self, arms: Mapping[str, bytes]) -> Fold:
-        """A fold that goes on from the serialised statistics of the arms."""
-        statistics = {arm: ArmStatistics.from_bytes(blob) for arm, blob in arms.items()}
-        return Fold(self.contexts, self.config, statistics, self.rules)
+        """A fold that goes on from serialised statistics of the arms, and states."""
+        states = {name: blob for name, blob in arms.items() if name.startswith("@")}
+        statistics = {arm: ArmStatistics.from_bytes(blob) for arm, blob in arms.items() if arm not in states}
+        return Fold(self.contexts, self.config, statistics, self.rules, self.watching, states)
 
     @cached_property
     def signature(self) -> str:
-        """16 hex digits that change with the outcome."""
+        """16 hex digits that change with the outcome for the arms; what is watched may change without a new fold."""
         settings = {**asdict(self.config), **asdict(self.rules)}
         numbers = {name: float(value) if isinstance(value, int) else value for name, value in settings.items()}
         parts = [_FORMAT, self.contexts.fingerprint, numbers]
@@ -76,7 +79,7 @@ class Refold:
         fold = self._fold
         for _, event in batch:
             fold.apply(event, ledger)
-        arms = {arm: fold.arms[arm].to_bytes() for arm in sorted(fold.touched)}
+        arms = fold.changed()
         rows = {id_: Placed(self._recent[id_][0], row) for id_, row in fold.rows.items()}
         self._checkpoint.advance(batch[-1][0], arms, rows, fold.removed)
         fold.clear()

@@ -12,7 +12,7 @@ from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
 from services.edge.rates import Rates
 from services.router import Router
-from services.routes import adapters, arms, feedback, inference, inspection, operations
+from services.routes import adapters, arms, feedback, inference, inspection, modes, operations
 
 
 def build_gateway(router: Router, settings: Settings) -> FastAPI:
@@ -35,5 +35,6 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     arms.add(app, router, settings)
     inspection.add(app, router, settings)
     adapters.add(app, router, settings)
+    modes.add(app, router, settings)
     operations.add(app, router, metrics)
     return app

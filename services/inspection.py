@@ -16,6 +16,7 @@ from services import answers
 from services.adapters.registry import Adapter
 from services.answers import Answers
 from services.router import Router
+from services.watch import scores
 
 _RECENT = 256
 _Z95 = 1.959963984540054
@@ -51,18 +52,48 @@ class ArmView(BaseModel):
     answers: Answers  # of decisions whose waiting is over
 
 
+class PolicyView(BaseModel):
+    """What the log says that a policy's own choices earn: SNIPS over all its units, with a 95% interval.
+
+    `effective` is how many equally weighted units they are worth, `mean_weight` is 1 but for chance. "supervised" is
+    the supervised router's choice, whatever policy serves.
+    """
+
+    policy: str
+    units: int
+    effective: float
+    mean_weight: float
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class GuardView(BaseModel):
+    """Whether the policy has been found worse than the supervised one: evidence reaches 1 at the alarm.
+
+    `differing` of the `units` are those in which both would choose differently; `alarm` is the unit that raised it.
+    """
+
+    units: int
+    differing: int
+    evidence: float
+    alarm: int | None
+
+
 class BanditView(BaseModel):
     """The state of the learner as this Router knows it."""
 
     policy: str
     policy_version: int
-    mode: str
+    mode: str  # online, shadow, frozen, or fallback: the supervised policy serves since the guard's alarm
     router: str
     contexts: int  # recent decisions that the posterior is averaged over
     learner_age_s: float | None  # seconds since the Learner's last sign of life
     behind_events: int  # events that these beliefs do not hold yet
     behind_s: float  # age of the oldest of them in seconds, 0 when nothing waits
     warnings: list[str]  # where feedback depends on the arm or the reward
+    guard: GuardView | None
+    policies: list[PolicyView]
     arms: list[ArmView]
 
 
@@ -130,15 +161,25 @@ async def bandit(router: Router) -> BanditView:
     return BanditView(
         policy=router.policy.name,
         policy_version=router.snapshots.version,
-        mode="online",
+        mode=router.modes.mode,
         router=router.contexts.fingerprint,
         contexts=len(X),
         learner_age_s=max(0.0, time.time() - state.alive) if state.alive else None,
         behind_events=behind.events,
         behind_s=behind.age_s,
         warnings=answers.warnings({arm: posterior.statistics(arm) for arm in posterior.arms}),
+        guard=guard(router),
+        policies=[
+            PolicyView(policy=name, **score._asdict()) for name, score in scores(router.snapshots.watched).items()
+        ],
         arms=views,
     )
+
+
+def guard(router: Router) -> GuardView | None:
+    """What the guard has found, as of the last snapshot."""
+    found = router.snapshots.guard
+    return GuardView(**found._asdict()) if found else None
 
 
 def _contexts(router: Router, recent: Sequence[StoredDecision]) -> Array:

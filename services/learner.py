@@ -20,6 +20,7 @@ from services.fold import Fold
 from services.folding import Folding, Refold
 from services.rewards import FeedbackRules
 from services.sealing import Sealer, SealingConfig, checkpoint_path
+from services.watch import WatchConfig
 
 log = logging.getLogger(__name__)
 _IDLE_MS = 500  # how long a step waits for the first event
@@ -40,12 +41,13 @@ class Learner:
         config: LearningConfig,
         rules: FeedbackRules = FeedbackRules(),
         *,
+        watching: WatchConfig = WatchConfig(),
         batch: int = 1000,
         pace_ms: float = 20,
         sealing: SealingConfig = SealingConfig(),
     ) -> None:
         self._store = store
-        self._folding = Folding(contexts, config, rules)
+        self._folding = Folding(contexts, config, rules, watching)
         self._batch = batch
         self._pace_s = pace_ms / 1000
         self._sealing = sealing
@@ -132,9 +134,8 @@ class Learner:
 
     async def _commit(self, position: str, now: float) -> None:
         fold, self._position = self._fold, position
-        changed = {arm: fold.arms[arm].to_bytes() for arm in sorted(fold.touched)}
         self._outdated += sorted(fold.removed)
-        await self._write(changed, fold.rows, now, signature=self._folding.signature)
+        await self._write(fold.changed(), fold.rows, now, signature=self._folding.signature)
         for arm, alarm in fold.alarms:
             log.warning("%s no longer earns what was believed: %s", arm, alarm)
         fold.clear()

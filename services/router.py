@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from cluster.events import ArmScore, Cancellation, Completion, Decision, EpisodeStep
+from cluster.events import Cancellation, Completion, Decision, EpisodeStep
 from cluster.request_store import EpisodeMoved, LastStep
 from cluster.settings import RouterSettings
 from cluster.store import Store
@@ -22,7 +22,9 @@ from services.adapters.registry import Adapter
 from services.arms import Arms, announce
 from services.engine.base import Delta, Encoded, Prompt, Sampling
 from services.model import Model
+from services.modes import Modes, Serving
 from services.placement import costs
+from services.reasons import arm_scores, best
 from services.schemas import RoutingInfo
 from services.snapshots import SnapshotFollower
 
@@ -70,6 +72,8 @@ class Considered(NamedTuple):
     context: Context
     encoded: Encoded
     step: EpisodeStep | None
+    policy: str
+    mode: Serving
 
 
 class Router:
@@ -84,7 +88,7 @@ class Router:
         store: Store,
         arms: Arms,
         contexts: ContextMap,
-        policy: Policy,
+        modes: Modes,
         snapshots: SnapshotFollower,
     ) -> None:
         self.base = base
@@ -93,10 +97,15 @@ class Router:
         self.store = store
         self.arms = arms
         self.contexts = contexts
-        self.policy = policy
+        self.modes = modes
         self.snapshots = snapshots
         self._background: set[asyncio.Task[Any]] = set()
         self._following: asyncio.Task[None] | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that serves now."""
+        return self.modes.policy
 
     async def __aenter__(self) -> Self:
         """Connect, take over the posterior as last committed, and keep following the Learner."""
@@ -159,9 +168,10 @@ class Router:
         gates = {arm: self.arms.gates(arm) for arm in eligible}
         waits = costs(eligible, gates, encoded.resident, self.settings.page_in_ms)
         course = episodes.course(last, self.arms.current)
-        choice = self.policy.decide(context, eligible=eligible, costs=waits, seed=seed, course=course)
+        mode, policy = self.modes.mode, self.modes.policy
+        choice = policy.decide(context, eligible=eligible, costs=waits, seed=seed, course=course)
         step = episodes.step(choice.course, self.arms, last) if call.episode else None
-        return Considered(choice, context, encoded, step)
+        return Considered(choice, context, encoded, step, policy.name, mode)
 
     async def answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         """The answer, piece by piece; its completion or cancellation is logged, even if nobody reads a piece of it."""
@@ -201,7 +211,7 @@ class Router:
                 self._spawn(self.store.cancel(_cancellation(routed.decision.id)))
 
     def _decision(self, id_: str, call: Call, considered: Considered) -> Decision:
-        choice, context, encoded, step = considered
+        choice, context, encoded, step, policy, mode = considered
         return Decision(
             id=id_,
             time=time.time(),
@@ -215,12 +225,14 @@ class Router:
             adapters=self.arms.fingerprints(choice.arm),
             propensity=choice.propensity,
             explored=choice.explored,
+            best=best(choice),
             supervised=choice.supervised,
-            policy=self.policy.name,
+            policy=policy,
             policy_version=self.snapshots.version,
-            mode="online",
+            mode=mode,
             router=self.contexts.fingerprint,
             eligible=list(choice.arms),
+            costs=choice.costs.tolist(),
             resident=list(encoded.resident),
             scored=arm_scores(choice, context, self.settings.top_arms),
             step=step,
@@ -238,24 +250,6 @@ class Router:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.warning("the end of an answer could not be logged: %s", error)
-
-
-def arm_scores(choice: Choice, context: Context, top: int) -> list[ArmScore]:
-    """The `top` arms by score, and the chosen one wherever it stands."""
-    order = np.argsort(-choice.scores, kind="stable").tolist()
-    chosen = choice.arms.index(choice.arm)
-    kept = order[:top] if chosen in order[:top] else [*order[: top - 1], chosen]
-    return [
-        ArmScore(
-            arm=choice.arms[i],
-            mean=float(choice.means[i]),
-            width=float(choice.widths[i]),
-            cost_ms=float(choice.costs[i]),
-            score=float(choice.scores[i]),
-            gate=context.gates.get(choice.arms[i]),
-        )
-        for i in kept
-    ]
 
 
 class _Stopwatch:

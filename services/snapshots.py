@@ -9,7 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from cluster.connection import UNAVAILABLE
-from cluster.events import Basis
+from cluster.events import Basis, Mode
 from cluster.learner_store import Changes
 from cluster.log_store import Behind
 from cluster.store import Store
@@ -18,6 +18,8 @@ from policies.checks import Array
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior, Prepared
 from services.arms import Arms
+from services.fold import FROZEN, WATCH
+from services.watch import GuardView, guard_view
 
 log = logging.getLogger(__name__)
 _RETRY_S = 0.5
@@ -33,7 +35,16 @@ class _Own(NamedTuple):
 class SnapshotFollower:
     """Keeps a posterior up to date. Everything runs on one event loop, so a decision sees whole snapshots only."""
 
-    def __init__(self, store: Store, posterior: Posterior, arms: Arms, *, discount: float, refresh_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        posterior: Posterior,
+        arms: Arms,
+        *,
+        discount: float,
+        refresh_s: float,
+        mode: Mode = "online",
+    ) -> None:
         self._store = store
         self._discount = discount
         self._refresh_ms = max(1, int(refresh_s * 1000))
@@ -48,13 +59,27 @@ class SnapshotFollower:
         self.folded = 0
         self._known: frozenset[str] = frozenset()
         self._taking = asyncio.Lock()
+        self._first_mode: Mode = mode
+        self.mode = mode
+        self.watched: bytes | None = None
         self._follow_arms()
 
     async def start(self, router: str) -> None:
         """Take over everything that was folded with the context map `router`; no other evidence fits, now or later."""
         self._router = router
         self._seen = await self._store.latest_version_id()
+        self.mode = await self._store.mode() or self._first_mode
         await self._take()
+
+    @property
+    def guard(self) -> GuardView | None:
+        """What the guard has found, as of the last snapshot; None before it has seen anything."""
+        return guard_view(self.watched)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the beliefs stand as they were when an operator froze them."""
+        return self.mode == "frozen"
 
     async def behind(self) -> Behind:
         """What has happened that these beliefs do not hold yet."""
@@ -74,6 +99,7 @@ class SnapshotFollower:
         snapshots = await self._store.versions(self._seen, block_ms)
         if snapshots:
             self._seen = snapshots[-1].stream_id
+        await self.follow_mode()
         if snapshots or await self.arms.is_behind(self._store):
             await self._take()
 
@@ -87,28 +113,35 @@ class SnapshotFollower:
         """Count a decision of this Router as pending until a snapshot has folded it."""
         if stream_order(stream_id) > stream_order(self.position):
             self._own.append(_Own(stream_id, arm, x))
-            self._overlay(arm, x)
+            if not self.frozen:
+                self._overlay(arm, x)
 
-    async def _take(self) -> None:
+    async def follow_mode(self) -> None:
+        """Take over the mode; into and out of frozen, all beliefs are read again."""
+        before, self.mode = self.mode, await self._store.mode() or self._first_mode
+        if before != self.mode and "frozen" in (before, self.mode):
+            await self._take(whole=True)
+
+    async def _take(self, *, whole: bool = False) -> None:
         """Take over all that changed, as of one moment. Evidence of another router, or half folded, is left alone."""
         async with self._taking:
-            behind = await self.arms.is_behind(self._store)
+            frozen, behind = self.frozen, await self.arms.is_behind(self._store)
             version, roster = (await self._store.roster_version(), await self._store.roster()) if behind else (0, {})
-            changes = await self._store.changes(0 if behind else self.version)
+            changes = await self._store.changes(0 if behind or whole else self.version)
             if changes.version < self.version:  # the store was lost and began again
                 changes = await self._store.changes()
             fits = changes.router == self._router and not changes.rebuilding
-            prepared = await asyncio.to_thread(self._prepare, changes) if fits else {}
+            prepared = await asyncio.to_thread(self._prepare, _believed(changes.blobs, frozen)) if fits else {}
             # Nothing awaits from here on: a decision sees all of it or nothing.
             if behind:
                 self.arms.put(version, roster, changes.names if fits else self._known)
                 self._follow_arms()
             if fits:
-                self._swap(changes, prepared)
+                self._swap(changes, prepared, frozen)
 
-    def _prepare(self, changes: Changes) -> dict[str, Prepared]:
+    def _prepare(self, blobs: Mapping[str, bytes]) -> dict[str, Prepared]:
         """What the changed arms are believed to earn. In a thread: it takes long where arms are many."""
-        statistics = {arm: ArmStatistics.from_bytes(blob) for arm, blob in changes.blobs.items()}
+        statistics = {arm: ArmStatistics.from_bytes(blob) for arm, blob in blobs.items()}
         return {arm: self.posterior.prepare(arm, known) for arm, known in statistics.items()}
 
     def _follow_arms(self) -> None:
@@ -118,12 +151,13 @@ class SnapshotFollower:
             if arm not in self.posterior.arms:
                 self.posterior.put(arm, self._empty())
 
-    def _swap(self, changes: Changes, prepared: Mapping[str, Prepared]) -> None:
-        gone = {arm for arm in self.arms.names if arm not in changes.names and arm in self._known}
+    def _swap(self, changes: Changes, prepared: Mapping[str, Prepared], frozen: bool) -> None:
+        gone = {arm for arm in self.arms.names if arm not in changes.names and arm in self._known and not frozen}
         changed = [arm for arm in self.arms.names if arm in prepared or arm in gone]
         for arm in changed:
             self.posterior.swap(prepared[arm] if arm in prepared else self.posterior.prepare(arm, self._empty()))
         self._known, self.folded = changes.names, changes.folded
+        self.watched = changes.blobs.get(WATCH, self.watched)
         self._advance(changes.version, changes.position, changed)
 
     def _empty(self) -> ArmStatistics:
@@ -134,7 +168,7 @@ class SnapshotFollower:
         self.version, self.position = version, position
         last = stream_order(position)
         self._own = deque(own for own in self._own if stream_order(own.stream_id) > last)
-        for own in self._own:
+        for own in () if self.frozen else self._own:
             if self.arms.current(own.arm) in changed:
                 self._overlay(own.arm, own.x)
 
@@ -142,3 +176,10 @@ class SnapshotFollower:
         """Count a decision as pending at its arm, by whatever name; not at one that is gone."""
         if (now := self.arms.current(arm)) in self.arms:
             self.posterior.overlay(now, x)
+
+
+def _believed(blobs: Mapping[str, bytes], frozen: bool) -> dict[str, bytes]:
+    """The statistics to decide on, by arm: the live ones, or those of the freezing."""
+    if frozen:
+        return {name.removeprefix(FROZEN): blob for name, blob in blobs.items() if name.startswith(FROZEN) and blob}
+    return {name: blob for name, blob in blobs.items() if not name.startswith("@")}

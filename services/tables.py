@@ -40,6 +40,27 @@ def bandit(state: dict[str, Any]) -> Table:
     return table
 
 
+def policies(state: dict[str, Any]) -> Table:
+    """The policies of `GET /v1/bandit`, by what the log says of their own choices."""
+    table = _table("on the log, by SNIPS", "policy", "value (95%)", "units", "effective")
+    for policy in state["policies"]:
+        value = _interval(policy["value"], [policy["low"], policy["high"]])
+        table.add_row(policy["policy"], value, str(policy["units"]), f"{policy['effective']:.0f}")
+    return table
+
+
+def mode(view: dict[str, Any]) -> Table:
+    """The view of `GET /v1/mode`."""
+    table = _table(None, "chosen", "in force", "policy", "guard")
+    guard = view["guard"]
+    said = "nothing seen yet"
+    if guard:
+        seen = f"{guard['units']} units, {guard['differing']} of them differ, evidence {guard['evidence']:.2g}"
+        said = seen if guard["alarm"] is None else f"ALARM at unit {guard['alarm']}: worse than the supervised router"
+    table.add_row(view["chosen"], view["mode"], view["policy"], said)
+    return table
+
+
 def verification(found: dict[str, Any]) -> Table:
     """The arms of `GET /v1/bandit/verify`."""
     verdict = "the posterior is what the log comes to" if found["ok"] else "the posterior differs from its log"

@@ -81,7 +81,8 @@ def _begin(store: Store, folding: Folding, until: str, scratch: Path, whole: boo
 
 
 def _compare(used: Changes, start: str, folded: Mapping[str, ArmStatistics]) -> Verification:
-    arms = [_difference(arm, used.blobs.get(arm), folded.get(arm)) for arm in sorted(used.blobs.keys() | folded.keys())]
+    names = {name for name in used.blobs if not name.startswith("@")} | folded.keys()
+    arms = [_difference(arm, used.blobs.get(arm), folded.get(arm)) for arm in sorted(names)]
     ok = all(arm.counts_equal and arm.largest <= TOLERANCE for arm in arms)
     return Verification(
         version=used.version, start=start, position=used.position, tolerance=TOLERANCE, ok=ok, arms=arms

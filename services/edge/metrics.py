@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from services.answers import Answers
+from services.watch import GuardView
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -34,6 +35,12 @@ class Metrics:
         self.sealing_failed = Gauge(
             "pointsman_sealing_failed", "1 while events cannot be sealed into the archive.", registry=self._all
         )
+        self.guard_evidence = Gauge(
+            "pointsman_guard_evidence",
+            "That the policy is worse than the supervised one; 1 at the alarm.",
+            registry=self._all,
+        )
+        self.guard_alarm = Gauge("pointsman_guard_alarm", "1 since the guard's alarm.", registry=self._all)
 
     def answers(self, arms: Mapping[str, Answers]) -> None:
         """Show how much of each arm's feedback comes, and when; arms that are gone are shown no more."""
@@ -45,6 +52,11 @@ class Metrics:
             for name, seconds in (("0.5", known.delay_median_s), ("0.9", known.delay_p90_s)):
                 if seconds is not None:
                     self.delay.labels(arm, name).set(seconds)
+
+    def guard(self, found: GuardView | None) -> None:
+        """Show what the guard has found."""
+        self.guard_evidence.set(found.evidence if found else 0.0)
+        self.guard_alarm.set(found is not None and found.alarm is not None)
 
     def render(self) -> bytes:
         """The exposition text."""

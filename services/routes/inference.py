@@ -14,7 +14,8 @@ from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
 from services.edge.model_names import ModelNames
 from services.engine.base import Sampling
-from services.router import Call, Router, arm_scores
+from services.reasons import arm_scores
+from services.router import Call, Router
 from services.schemas import ChatRequest, Explanation, Identifier, ModelCard, ModelList
 
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
@@ -58,16 +59,17 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
     async def route(request: Request, chat: ChatRequest, caller: Caller = infers) -> Explanation:
         """Explain what would be decided for a chat, without generating and without logging."""
         asked = await call(request, chat, caller)
-        choice, context, encoded, _ = await router.consider(asked)
+        considered = await router.consider(asked)
+        choice = considered.choice
         return Explanation(
             arm=choice.arm,
             propensity=choice.propensity,
             explored=choice.explored,
             supervised=choice.supervised,
-            policy=router.policy.name,
+            policy=considered.policy,
             policy_version=router.snapshots.version,
-            resident=list(encoded.resident),
-            arms=arm_scores(choice, context, len(choice.arms)),
+            resident=list(considered.encoded.resident),
+            arms=arm_scores(choice, considered.context, len(choice.arms)),
         )
 
     @app.get("/v1/models", tags=["inference"])

@@ -38,7 +38,7 @@ def add(app: FastAPI, router: Router, metrics: Metrics) -> None:
         age = time.time() - state.alive
         if age > _LEARNER_PATIENCE_S:
             raise ApiError(503, f"the Learner was last seen {age:.0f} s ago", code="learner_away", retry_after_s=1)
-        alarms = await router.store.alarms()
+        alarms = await router.store.alarms() | _guard_alarm(router)
         return {
             "status": "ready",
             "learner_age_s": round(age, 3),
@@ -56,4 +56,13 @@ def add(app: FastAPI, router: Router, metrics: Metrics) -> None:
         metrics.sealing_failed.set(ALARM in alarms)
         posterior = router.snapshots.posterior
         metrics.answers({arm: answers(posterior.statistics(arm)) for arm in posterior.arms})
+        metrics.guard(router.snapshots.guard)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
+
+
+def _guard_alarm(router: Router) -> dict[str, str]:
+    guard = router.snapshots.guard
+    if guard is None or guard.alarm is None:
+        return {}
+    serves = "the supervised policy serves" if router.modes.mode == "fallback" else "it goes on serving"
+    return {"guard": f"the policy was found worse than the supervised one at unit {guard.alarm}: {serves}"}

@@ -21,6 +21,7 @@ from tests.services.images import encoded
 from tests.services.world import World, listening
 
 COMMANDS = ["serve", "route", "feedback", "bandit", "decisions", "explain", "adapters", "arms", "settings", "key"]
+COMMANDS += ["mode", "guard"]
 
 
 def plain(text: str) -> str:
@@ -161,6 +162,19 @@ class TestAgainstAService:
             r"inbox 1 0 1 1\.00 \(0\.21–1\.00\) \d\.\d\d ± \d\.\d\d 100% in \S+ s, \S+ s \d+ s ago yes", said
         )
         assert [arm["arm"] for arm in json.loads(await terminal("bandit", "--json"))["arms"]] == ["base", *FAMILIES]
+
+    async def test_mode_and_guard(self, world: World, terminal: Terminal) -> None:
+        assert "online online linucb nothing seen yet" in plain(await terminal("mode"))
+        assert "shadow shadow mlp" in plain(await terminal("mode", "shadow"))
+        assert await world.store.mode() == "shadow"
+        id_ = (await world.ask("open the inbox"))["id"]
+        await world.say({"decision_id": id_, "reward": 1})
+        await world.fold()
+        assert re.search(r"linucb 1\.00 \(0\.\d\d–1\.00\) 1 1", plain(await terminal("bandit")))
+        assert json.loads(await terminal("guard", "--reset", "--json"))["chosen"] == "shadow"
+        assert (await world.events())[-1].type == "guard_reset"
+        assert "0 units, 0 of them differ, evidence 0" in plain(await terminal("guard"))
+        assert "'offline'" in await terminal("mode", "offline", code=2)
 
     async def test_decisions(self, world: World, terminal: Terminal) -> None:
         ids = [(await world.ask(metadata={"task": f"[/red]{i}"}))["id"] for i in range(3)]

@@ -23,7 +23,14 @@ from policies.posterior import Posterior
 from policies.prior import Prior
 from services.adapters.registry import Registry
 from services.arms import Arms
-from services.configuration import feedback_rules, learning_config, make_store, policy_config
+from services.configuration import (
+    feedback_rules,
+    learning_config,
+    make_modes,
+    make_store,
+    policy_config,
+    watch_config,
+)
 from services.gateway import build_gateway
 from services.learner import Learner
 from services.model import ModelReplica
@@ -47,7 +54,9 @@ class World:
         self.store = make_store(settings)
         self.router = make_router(settings, contexts, engine)
         self.app = build_gateway(self.router, settings)
-        self.learner = Learner(self.store, contexts, learning_config(settings), feedback_rules(settings))
+        self.learner = Learner(
+            self.store, contexts, learning_config(settings), feedback_rules(settings), watching=watch_config(settings)
+        )
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://pointsman")
 
@@ -119,12 +128,14 @@ def make_follower(settings: Settings, contexts: ContextMap, store: Store, arms: 
         arms or Arms(Registry(settings.model.adapters)),
         discount=settings.learner.discount,
         refresh_s=settings.router.refresh_s,
+        mode=settings.router.mode,
     )
 
 
 def make_router(settings: Settings, contexts: ContextMap, engine: FakeEngine) -> Router:
     store = make_store(settings)
     snapshots = make_follower(settings, contexts, store)
+    policy = create(settings.router.policy, snapshots.posterior, policy_config(settings), contexts.supervision)
     return Router(
         settings.router,
         base=settings.model.public_name,
@@ -132,7 +143,7 @@ def make_router(settings: Settings, contexts: ContextMap, engine: FakeEngine) ->
         store=store,
         arms=snapshots.arms,
         contexts=contexts,
-        policy=create(settings.router.policy, snapshots.posterior, policy_config(settings), contexts.supervision),
+        modes=make_modes(settings, policy, snapshots),
         snapshots=snapshots,
     )
 
