@@ -173,6 +173,42 @@ def guard(
 
 
 @app.command()
+def export(
+    to: Annotated[Path, typer.Option("--to", dir_okay=False, help="Parquet file to write.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Write the log to a Parquet file: every decision with what it was based on and what became of it."""
+    with console.status(f"Writing {to}…"), Client(url, key, timeout_s=_LONG_S) as service:
+        size = service.download("/v1/export", to)
+    console.print(f"{to}: {size / 1024:.0f} KiB")
+
+
+@app.command()
+def evaluate(
+    policies: Annotated[list[str] | None, typer.Option("--policy", help="Repeatable; default: linucb, mlp.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", dir_okay=False, help="File of `export`.")] = None,
+    level: Annotated[float, typer.Option(min=0.51, max=0.999, help="Level of the intervals.")] = 0.95,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """What policies would have earned on the live log, or with --from on a file and the router of the settings."""
+    names = policies or ["linucb", "mlp"]
+    if source is None:
+        with console.status("Evaluating…"), Client(url, key, timeout_s=_LONG_S) as service:
+            found = service.post("/v1/evaluate", {"policies": names, "level": level})
+    else:
+        from services.evaluation import evaluate_file  # pyarrow takes a while to import
+
+        with console.status("Evaluating…"):
+            found = [one.model_dump() for one in evaluate_file(Settings(), source, names, level)]
+    _show(found, tables.evaluation, as_json)
+    if all(one["refused"] for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def decisions(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
     tenant: Annotated[str | None, typer.Option(help="Those of this tenant only.")] = None,

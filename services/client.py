@@ -36,6 +36,22 @@ class Client:
         """The JSON of a POST. Raises ServiceError."""
         return self._call("POST", path, json=body)
 
+    def download(self, path: str, to: Path) -> int:
+        """Write the body of a GET to a file, which is there whole or not at all; its size. Raises ServiceError."""
+        part = to.with_name(f"{to.name}.part")
+        try:
+            with self._http.stream("GET", path) as response, part.open("wb") as file:
+                if not response.is_success:
+                    response.read()
+                    raise ServiceError(_message(response))
+                for data in response.iter_bytes():
+                    file.write(data)
+            return part.replace(to).stat().st_size
+        except httpx.HTTPError as error:
+            raise ServiceError(f"{self._url}{path} broke off ({error})") from None
+        finally:
+            part.unlink(missing_ok=True)
+
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         try:
             response = self._http.request(method, path, **arguments)

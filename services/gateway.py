@@ -12,7 +12,7 @@ from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
 from services.edge.rates import Rates
 from services.router import Router
-from services.routes import adapters, arms, feedback, inference, inspection, modes, operations
+from services.routes import adapters, arms, evaluation, feedback, inference, inspection, modes, operations
 
 
 def build_gateway(router: Router, settings: Settings) -> FastAPI:
@@ -36,5 +36,6 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     inspection.add(app, router, settings)
     adapters.add(app, router, settings)
     modes.add(app, router, settings)
+    evaluation.add(app, router, settings)
     operations.add(app, router, metrics)
     return app

@@ -49,6 +49,21 @@ def policies(state: dict[str, Any]) -> Table:
     return table
 
 
+def evaluation(found: list[dict[str, Any]]) -> Table:
+    """The policies of `POST /v1/evaluate`."""
+    table = _table(None, "policy", "SNIPS", "DR", "IPS", "replay", "units", "effective", "matched")
+    for one in found:
+        if one["refused"]:
+            table.add_row(one["policy"], f"[yellow]{escape(one['refused'])}[/]")
+            continue
+        estimates = [one["estimates"].get(name) for name in ("snips", "dr", "ips", "replay")]
+        values = [_interval(each["value"], [each["low"], each["high"]]) if each else "–" for each in estimates]
+        table.add_row(one["policy"], *values, str(one["units"]), f"{one['effective']:.0f}", f"{one['matched']:.0%}")
+    level = found[0]["level"] if found else 0.95
+    table.caption = f"what the policy's own choices would have earned, with {level:.0%} intervals"
+    return table
+
+
 def mode(view: dict[str, Any]) -> Table:
     """The view of `GET /v1/mode`."""
     table = _table(None, "chosen", "in force", "policy", "guard")

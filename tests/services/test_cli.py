@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -21,7 +22,7 @@ from tests.services.images import encoded
 from tests.services.world import World, listening
 
 COMMANDS = ["serve", "route", "feedback", "bandit", "decisions", "explain", "adapters", "arms", "settings", "key"]
-COMMANDS += ["mode", "guard"]
+COMMANDS += ["mode", "guard", "evaluate", "export"]
 
 
 def plain(text: str) -> str:
@@ -175,6 +176,18 @@ class TestAgainstAService:
         assert (await world.events())[-1].type == "guard_reset"
         assert "0 units, 0 of them differ, evidence 0" in plain(await terminal("guard"))
         assert "'offline'" in await terminal("mode", "offline", code=2)
+
+    async def test_export_and_evaluate(self, world: World, terminal: Terminal, tmp_path: Path) -> None:
+        id_ = (await world.ask("open the inbox"))["id"]
+        await world.say({"decision_id": id_, "reward": 1})
+        await world.fold()
+        file = tmp_path / "log.parquet"
+        assert "KiB" in await terminal("export", "--to", str(file))
+        assert pq.read_table(file).column("id").to_pylist() == [id_]
+        said = plain(await terminal("evaluate", "--policy", "mlp", code=1))
+        assert "the effective sample size is 1.0 of 1" in said
+        offline = json.loads(await terminal("evaluate", "--from", str(file), "--json", code=1))
+        assert [one["policy"] for one in offline] == ["linucb", "mlp"]
 
     async def test_decisions(self, world: World, terminal: Terminal) -> None:
         ids = [(await world.ask(metadata={"task": f"[/red]{i}"}))["id"] for i in range(3)]
