@@ -61,11 +61,13 @@ class Learner:
 
     async def run(self, registry: Registry) -> None:
         """Start and step until cancelled. Redis may go away and come back; a newer Learner ends this one (Fenced)."""
-        await self.start(registry)
+        started = False
         async with self._sealing_beside():
             while True:
                 try:
-                    await self._resume()  # what was folded but perhaps not committed is dropped
+                    # What was folded but perhaps not committed is dropped.
+                    await (self._resume() if started else self.start(registry))
+                    started = True
                     await self._follow()
                 except UNAVAILABLE as error:
                     log.warning("the store is away (%s), trying again in %g s", error, _RETRY_S)

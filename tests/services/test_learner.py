@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -170,6 +170,32 @@ async def test_a_running_one_survives_an_outage(
 
             await eventually(folded_and_well)
             await end(running)
+    check((await committed(world))["inbox"])
+
+
+async def test_it_waits_for_a_store_that_is_away_when_it_starts(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await traffic(world)
+    register, attempts = world.store.change_arm, list[float]()
+
+    async def shaky(*arguments: Any) -> Any:
+        attempts.append(time.time())
+        if len(attempts) == 1:
+            raise ConnectionError("away")
+        return await register(*arguments)
+
+    monkeypatch.setattr(world.store, "change_arm", shaky)
+    with caplog.at_level(logging.CRITICAL):
+        running = asyncio.create_task(learner(world).run(world.registry))
+
+        async def folded() -> bool:
+            arms = await committed(world)
+            return "inbox" in arms and arms["inbox"].pulls > 0
+
+        await eventually(folded)
+        await end(running)
+    assert len(attempts) > 1
     check((await committed(world))["inbox"])
 
 
