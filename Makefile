@@ -30,8 +30,8 @@ lint: setup  ## Lint and strict types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## Measure every arm of the embedded world on every held-out episode (minutes).
-	$(BIN)/python -m examples.miniwob.outcomes $(ARGS)
+bench: setup  ## Measure every arm of the embedded world on every held-out screen; ARGS=--quick for a sample.
+	$(BIN)/python -m examples.miniwob.evaluate $(ARGS)
 
 world: setup  ## Make what is missing of the embedded world; ARGS=--fresh from nothing (hours; needs Chromium).
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[miniwob]'

@@ -1,7 +1,6 @@
 """The embedded world as a table: the features of every recorded episode, and how each arm did on it."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,8 @@ from safetensors.numpy import save_file
 
 from examples.miniwob.episodes import Episode, load_all
 from examples.miniwob.families import NEWER
-from examples.miniwob.paths import MODEL, OUTCOMES, ROUTER
+from examples.miniwob.outcomes import Outcomes
+from examples.miniwob.paths import MODEL, ROUTER
 from policies.checks import Array, Mask
 from policies.context import ContextMap
 
@@ -46,11 +46,11 @@ class World:
 
 def embedded() -> World:
     """The recorded episodes with the features that are kept beside this file, or, of another model, made anew."""
-    table = json.loads(OUTCOMES.read_text())  # not through `outcomes.py`, which imports the engine
-    episodes = [episode for episode in load_all() if episode.id in table["table"]]
-    R = np.array([table["table"][episode.id] for episode in episodes], dtype=np.float64)
+    table = Outcomes.load()
+    episodes = [episode for episode in load_all() if episode.id in table.table]
+    R = np.array([table.table[episode.id][: len(table.arms)] for episode in episodes], dtype=np.float64)
     families = tuple(episode.family for episode in episodes)
-    return World(ContextMap.load(ROUTER), tuple(table["arms"]), families, features(episodes), R)
+    return World(ContextMap.load(ROUTER), table.arms, families, features(episodes), R)
 
 
 def features(episodes: Sequence[Episode], kept: Path = _KEPT) -> Array:

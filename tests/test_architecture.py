@@ -14,7 +14,7 @@ ALLOWED = {
     "policies": {"policies"},
     "cluster": {"cluster"},
     "services": {"services", "policies", "cluster"},
-    "examples": {"examples", "services", "policies", "cluster"},
+    "examples": {"examples", "services", "policies", "cluster", "benchmarks/reporting"},
     "services/engine": {"services/engine"},
     "services/adapters": {"services/adapters"},
 }

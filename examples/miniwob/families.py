@@ -30,6 +30,7 @@ class Family:
     screens: how many training seeds to record; each gives a screen a step.
     fixed: whether the answer hardly depends on the screen, so that there is little to read.
     practised: the screens on which the base practises the task: enough for the format, too few to be good at it.
+    kept: whether its adapter is good enough to be published; the base reads the family's screens all the same.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Family:
     screens: int = 1000
     fixed: bool = False
     practised: int = 64
+    kept: bool = True
 
 
 _FORM_SCENE: Final = """
@@ -65,7 +67,7 @@ _ALL: Final = (
                 "return [['shape with ' + answers[0].dataset.sides + ' sides', document.querySelector('#c')]];",
             ),
         ),
-        practised=8,
+        practised=4,
     ),
     Family(
         "grid-coordinate",
@@ -77,7 +79,8 @@ _ALL: Final = (
         ),
         screens=500,
         fixed=True,
-        practised=8,
+        practised=32,
+        kept=False,
     ),
     Family(
         "click-tab",
@@ -89,7 +92,7 @@ _ALL: Final = (
         ),
         screens=500,
         fixed=True,
-        practised=8,
+        practised=2,
     ),
     Family(
         "identify-shape",
@@ -115,7 +118,7 @@ _ALL: Final = (
     Family(
         "click-collapsible",
         (Step("#area h3", _SECTION_SCENE), Step("#subbtn", _SECTION_SCENE)),
-        practised=8,
+        practised=4,
     ),
     Family(
         "circle-center",
@@ -147,9 +150,11 @@ _ALL: Final = (
         ),
         screens=1500,
     ),
-    Family("click-button", (Step("#area button", _FORM_SCENE),), screens=3000),
+    Family("click-button", (Step("#area button", _FORM_SCENE),), screens=3000, kept=False),
 )
 
 FAMILIES: Final = {family.name: family for family in _ALL}
+KEPT: Final = tuple(name for name, family in FAMILIES.items() if family.kept)
+"""The families with published adapters and episodes."""
 NEWER: Final = ("click-color", "identify-shape")
 """Families whose adapters came after the router was trained: no example of theirs is in its data."""

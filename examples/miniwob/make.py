@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from examples.miniwob.families import FAMILIES
+from examples.miniwob.families import KEPT
 from examples.miniwob.paths import DATA, EPISODES, MODEL, ROUTER, WORLD
 from examples.miniwob.recipes import ONE_FOR_ALL, RECIPES
 from examples.miniwob.train_adapters import folder_of
@@ -29,11 +29,11 @@ class Step:
 
 
 STEPS: Final = (
-    Step("record", lambda: all((EPISODES / f"{family}.jsonl").exists() for family in FAMILIES)),
+    Step("record", lambda: all((EPISODES / f"{family}.jsonl").exists() for family in KEPT)),
     Step("train_base", lambda: (MODEL / "model.safetensors").exists()),
     Step("train_adapters", lambda: all(folder_of(recipe).exists() for recipe in (*RECIPES.values(), ONE_FOR_ALL))),
     Step("train_router", lambda: (ROUTER / "router.json").exists()),
-    Step("outcomes", lambda: False, ("--save",)),
+    Step("evaluate", lambda: False, ("--save",)),
 )
 
 app = typer.Typer(add_completion=False)

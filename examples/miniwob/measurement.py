@@ -10,14 +10,17 @@ from typing import Final
 import torch
 
 from examples.miniwob.episodes import Episode
+from examples.miniwob.outcomes import Outcomes, worse
+from examples.miniwob.paths import ADAPTERS, COMPARISONS, MODEL, WORSE
 from examples.miniwob.reporting import progress_bar
+from services.adapters.registry import Registry
 from services.engine.base import Engine, Message, Part, Prompt, Sampling
 from services.engine.peft import PeftEngine
 
 Columns = dict[str, Path | None]
 """What to measure: the LoRA of each column, None for the base alone."""
 
-_MAX_TOKENS: Final = 32
+_MAX_TOKENS: Final = 16
 _BATCH: Final = 64
 _SHARE: Final = 4 * _BATCH
 """Screens that one engine takes at a time."""
@@ -28,10 +31,32 @@ def prompt(episode: Episode) -> Prompt:
     return Prompt((Message("user", (Part(image=episode.png), Part(text=episode.instruction))),))
 
 
+def measure_world(episodes: Sequence[Episode], processes: int) -> Outcomes:
+    """Every column of the world on the episodes."""
+    offered = Registry(ADAPTERS)
+    columns = columns_of(offered)
+    others = tuple(column for column in columns if column not in offered.arms)
+    return Outcomes(hashes(), offered.arms, others, measure(MODEL, columns, episodes, processes))
+
+
 async def answer(engine: Engine, episode: Episode, gates: dict[str, float]) -> str:
     """The greedy answer under the gates."""
     sampling = Sampling(max_tokens=_MAX_TOKENS)
     return "".join([delta.text async for delta in engine.generate(prompt(episode), gates, sampling)])
+
+
+def columns_of(offered: Registry) -> Columns:
+    """Every column of the world with the LoRA behind it: what the service offers, then what is compared with it."""
+    found: Columns = {arm: offered.paths.get(arm) for arm in offered.arms}
+    found |= {worse(adapter.name): adapter.path for adapter in Registry(WORSE)}
+    return found | {adapter.name: adapter.path for adapter in Registry(COMPARISONS)}
+
+
+def hashes() -> dict[str, str]:
+    """Content hash of every LoRA, by column."""
+    versions = {worse(adapter.name): adapter.fingerprint for adapter in Registry(WORSE)}
+    own = {adapter.name: adapter.fingerprint for folder in (ADAPTERS, COMPARISONS) for adapter in Registry(folder)}
+    return own | versions
 
 
 def measure(model: Path, columns: Columns, episodes: Sequence[Episode], processes: int) -> dict[str, tuple[bool, ...]]:

@@ -1,23 +1,16 @@
-"""The outcome table: every arm on every recorded screen, by real generation through the service's engine."""
+"""The outcome table: which arm solves which recorded screen; `evaluate.py` makes it."""
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Self
+from typing import Self
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
-from examples.miniwob.episodes import load_all
-from examples.miniwob.measurement import Columns, measure
-from examples.miniwob.paths import ADAPTERS, COMPARISONS, MODEL, OUTCOMES, WORSE
+from examples.miniwob.paths import OUTCOMES
 from examples.miniwob.recipes import RECIPES
-from services.adapters.registry import Registry
-
-app = typer.Typer(add_completion=False)
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,12 @@ class Outcomes:
         arms = [arm for arm in self.arms if not adapters_only or arm in self.adapters]
         return max(arms, key=lambda arm: sum(self.success(episode, arm) for episode in episodes))
 
+    def best_own(self, family: str) -> str:
+        """The best of the adapters that were trained for the family."""
+        return max(
+            (arm for arm in self.adapters if own(arm) == family), key=lambda arm: self.rate(self.families[family], arm)
+        )
+
     @property
     def families(self) -> dict[str, list[str]]:
         """Episode ids by family."""
@@ -83,20 +82,6 @@ def worse(adapter: str) -> str:
     return f"worse/{adapter}"
 
 
-def columns_of(offered: Registry) -> Columns:
-    """Every column of the world with the LoRA behind it: what the service offers, then what is compared with it."""
-    found: Columns = {arm: offered.paths.get(arm) for arm in offered.arms}
-    found |= {worse(adapter.name): adapter.path for adapter in Registry(WORSE)}
-    return found | {adapter.name: adapter.path for adapter in Registry(COMPARISONS)}
-
-
-def hashes() -> dict[str, str]:
-    """Content hash of every LoRA, by column."""
-    versions = {worse(adapter.name): adapter.fingerprint for adapter in Registry(WORSE)}
-    own = {adapter.name: adapter.fingerprint for folder in (ADAPTERS, COMPARISONS) for adapter in Registry(folder)}
-    return own | versions
-
-
 def own(column: str) -> str | None:
     """The family that an adapter was trained for; None for what is not one of the published adapters."""
     return RECIPES[column].families[0] if column in RECIPES else None
@@ -114,22 +99,3 @@ def matrix(table: Outcomes) -> Table:
         ]
         shown.add_row(column, *cells, f"{100 * mean(rates.values()):.1f}", end_section=column == table.arms[-1])
     return shown
-
-
-@app.command()
-def main(
-    save: Annotated[bool, typer.Option("--save", help="Write the table to world/outcomes.json.")] = False,
-    processes: Annotated[int, typer.Option(min=1, help="Engines at a time, one CPU thread each.")] = 2,
-) -> None:
-    """Measure every arm on every recorded screen and print arms × families."""
-    offered = Registry(ADAPTERS)
-    columns = columns_of(offered)
-    others = tuple(column for column in columns if column not in offered.arms)
-    table = Outcomes(hashes(), offered.arms, others, measure(MODEL, columns, load_all(), processes))
-    if save:
-        table.save()
-    Console(width=200).print(matrix(table))
-
-
-if __name__ == "__main__":
-    app()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from examples.miniwob.families import FAMILIES
+from examples.miniwob.families import FAMILIES, KEPT
 
 EVERYTHING: Final = r"model\.language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 ATTENTION: Final = r"model\.language_model\..*\.(q|k|v|o)_proj"
@@ -29,27 +29,25 @@ class Recipe:
 
 
 _OWN: Final = (
-    Recipe("count-sides", 100, ("count-sides",), worse_at=20),
-    Recipe("grid-coordinate", 200, ("grid-coordinate",)),
-    Recipe("click-tab", 80, ("click-tab",), rank=4, alpha=8, targets=ATTENTION),
+    Recipe("count-sides", 100, ("count-sides",)),
+    Recipe("grid-coordinate", 400, ("grid-coordinate",)),
+    Recipe("click-tab", 80, ("click-tab",), rank=4, alpha=8, targets=ATTENTION, worse_at=8),
     Recipe("identify-shape", 100, ("identify-shape",)),
     Recipe("click-dialog", 120, ("click-dialog",), rank=4, alpha=8),
-    Recipe("click-collapsible", 120, ("click-collapsible",), rank=8, targets=ATTENTION),
-    Recipe("circle-center", 200, ("circle-center",), targets=FEED_FORWARD),
+    Recipe("click-collapsible", 80, ("click-collapsible",), rank=8, targets=ATTENTION),
+    Recipe("circle-center", 250, ("circle-center",), targets=FEED_FORWARD),
     Recipe("click-color", 400, ("click-color",)),
-    Recipe("click-widget", 250, ("click-widget",)),
-    Recipe("click-button", 600, ("click-button",), rank=16, alpha=32),
+    Recipe("click-widget", 160, ("click-widget",)),
+    Recipe("click-button", 500, ("click-button",), rank=16, alpha=32),
 )
-"""One a family."""
+"""One a family, also of those that are not published."""
 
 _SECOND: Final = (
-    Recipe("count-sides-b", 120, ("count-sides",), rank=4, alpha=8, targets=ATTENTION, seed=31),
-    Recipe("click-color-b", 400, ("click-color",), rank=16, targets=ATTENTION, seed=37),
+    Recipe("click-tab-b", 60, ("click-tab",), rank=16, alpha=32, targets=FEED_FORWARD, seed=31),
+    Recipe("count-sides-b", 60, ("count-sides",), rank=4, alpha=8, targets=ATTENTION, seed=37),
 )
 """As when two teams own the same screen."""
 
-RECIPES: Final = {recipe.name: recipe for recipe in (*_OWN, *_SECOND)}
-ONE_FOR_ALL: Final = Recipe(
-    "one-for-all", sum(recipe.steps for recipe in _OWN), tuple(FAMILIES), rank=64, alpha=64, seed=41
-)
-"""For comparison only: as many steps as the families' own adapters together, and about as many weights."""
+RECIPES: Final = {recipe.name: recipe for recipe in (*_OWN, *_SECOND) if recipe.families[0] in KEPT}
+ONE_FOR_ALL: Final = Recipe("one-for-all", 260, tuple(FAMILIES), rank=64, alpha=64, seed=41)
+"""For comparison only: more weights than the families' own together, a fifth of their steps."""

@@ -13,7 +13,7 @@ import typer
 
 from examples.miniwob.browser import Page, open_page
 from examples.miniwob.episodes import to_pixel
-from examples.miniwob.families import FAMILIES, Family
+from examples.miniwob.families import FAMILIES, KEPT, Family
 from examples.miniwob.paths import DATA, EPISODES
 from examples.miniwob.reporting import log_to, progress_bar
 from examples.miniwob.screens import Played, Screen, read_screens, to_episode, to_screen
@@ -155,7 +155,7 @@ def record(
             job = running[done]
             log.info("%s from seed %d: %d of %d dropped", job.family, job.first, done.result(), job.count)
             advance()
-    for name in names:
+    for name in set(names) & set(KEPT):
         log.info("%s: %d held-out screens", name, publish(FAMILIES[name]))
 
 

@@ -34,7 +34,7 @@ SEEING: Final = Schedule(steps=700, batch=64, rate=1e-3)
 READING: Final = Schedule(steps=1700, batch=40, rate=1e-3, warmup=100)
 READING_ON: Final = Schedule(steps=260, batch=40, rate=5e-4)
 """Instead of those two, where an older base goes on: enough for the screens that it has not seen."""
-ACTING: Final = Schedule(steps=120, batch=40, rate=5e-4)
+ACTING: Final = Schedule(steps=90, batch=40, rate=5e-4)
 
 app = typer.Typer(add_completion=False)
 
