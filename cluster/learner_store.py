@@ -172,7 +172,7 @@ class LearnerStore(Connection):
     async def arms(self) -> dict[str, tuple[int, bytes]]:
         """Every arm's last version and blob, one after the other; `changes` reads them as of one moment."""
         versions = cast(dict[bytes, bytes], await self._redis.hgetall(self._key("arms")))
-        numbers = {name.decode(): int(version) for name, version in versions.items()}
+        numbers = {name.decode(): int(version) for name, version in versions.items() if not name.startswith(b"@")}
         return {name: (numbers[name], blob) for name, blob in (await self.arm_blobs(list(numbers))).items()}
 
     async def changes(self, after: int = 0) -> Changes:
