@@ -16,7 +16,8 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
 	@touch $@
 
-demo: setup  ## Serve the embedded model and watch the router learn; ARGS="--quick --json out.json".
+demo: setup  ## Serve the embedded model and watch the router learn; ARGS="--quick --json out.json", or --live.
+	$(if $(findstring --live,$(ARGS)),$(BIN)/pip install --quiet --disable-pip-version-check -e '.[miniwob]')
 	$(BIN)/pointsman demo $(ARGS)
 
 serve: setup  ## Serve until Ctrl-C; ARGS="--port 9000".

@@ -12,12 +12,10 @@ from cluster.connection import Entry, stream_order
 from cluster.events import Basis, Decision
 from cluster.request_store import LastStep
 from policies.base import Choice, Context, Policy
-from policies.checks import Array
 from policies.context import ContextMap
-from policies.evidence import ArmStatistics
-from policies.posterior import Posterior
 from services import episodes
 from services.fold import Fold
+from services.folded import FoldedPosterior
 
 _SAME = 1e-9
 
@@ -47,7 +45,7 @@ class Replay:
     ) -> None:
         self._ahead = deque(entries)
         self._contexts = contexts
-        self._beliefs = _Beliefs(fold, policy.posterior)
+        self._beliefs = FoldedPosterior(fold, policy.posterior)
         self._policy = policy
         self._page_in_ms = page_in_ms
         decisions = [(at, event) for at, event in entries if isinstance(event, Decision) and self._fits(event)]
@@ -81,7 +79,7 @@ class Replay:
 
     def _advance(self, position: str) -> None:
         while self._ahead and stream_order(self._ahead[0][0]) <= stream_order(position):
-            self._beliefs.fold(self._ahead.popleft())
+            self._beliefs.fold(self._ahead.popleft()[1])
         self._beliefs.refresh()
 
     def _overlaid(self, basis: Basis) -> list[str]:
@@ -99,48 +97,6 @@ class Replay:
 
     def _fits(self, decision: Decision) -> bool:
         return decision.router == self._contexts.fingerprint
-
-
-class _Beliefs:
-    """A fold and the posterior over its arms."""
-
-    def __init__(self, fold: Fold, posterior: Posterior) -> None:
-        self._fold = fold
-        self._posterior = posterior
-
-    def fold(self, entry: Entry) -> None:
-        self._fold.apply(entry[1], {})  # it is never cleared, so it finds every earlier decision by itself
-
-    def refresh(self) -> None:
-        """Take over the arms that the fold has touched, and drop the names that it has left."""
-        for arm in self._fold.removed & set(self._posterior.arms):
-            self._posterior.remove(arm)
-        self.put(self._fold.touched)
-        self._fold.touched, self._fold.removed = set(), set()
-
-    def current(self, name: str) -> str:
-        """What an arm that had this name is called now."""
-        return self._fold.current(name)
-
-    def know(self, arms: Iterable[str]) -> None:
-        """Begin with nothing for arms that no event has touched."""
-        self.put(set(arms) - set(self._posterior.arms))
-
-    def overlay(self, decisions: Iterable[tuple[str, Array]]) -> set[str]:
-        """Count decisions as pending; the arms that are to be put again afterwards."""
-        arms = set()
-        for name, x in decisions:
-            arm = self.current(name)
-            self.know([arm])
-            self._posterior.overlay(arm, x)
-            arms.add(arm)
-        return arms
-
-    def put(self, arms: Iterable[str]) -> None:
-        """Recompute arms from the statistics of the fold."""
-        for arm in sorted(arms):
-            empty = ArmStatistics.empty(self._posterior.dimension, self._posterior.prior.config.discount)
-            self._posterior.put(arm, self._fold.arms.get(arm, empty))
 
 
 def _own(decisions: Iterable[tuple[str, Decision]]) -> dict[str, list[str]]:

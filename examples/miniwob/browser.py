@@ -32,6 +32,8 @@ _FLAGS: Final = (
 _START: Final = "core.endEpisode(0); Math.seedrandom(seed); core.startEpisodeReal();"
 _AT_ONCE: Final = "if (window.jQuery) jQuery.fx.off = true;"
 """Pages that move things after a click show where they end at once."""
+_PATIENT: Final = "core.EPISODE_MAX_TIME = 3600 * 1000;"
+"""Milliseconds until a page gives an episode up; its own ten seconds are short for a model on a busy machine."""
 
 _ASK: Final = """
 const [seed, selector, aim, single, SIDE, BAR] = arguments;
@@ -80,7 +82,7 @@ class Page:
     def __init__(self, driver: Chrome, family: Family) -> None:
         self._driver = driver
         self._family = family
-        self._driver.execute_script(_AT_ONCE)
+        self._driver.execute_script(_AT_ONCE + _PATIENT)
 
     def start(self, seed: int) -> None:
         """Start the seed's episode afresh."""
@@ -104,6 +106,15 @@ class Page:
             self._mouse(kind, x, y + BAR, button="left", clickCount=1)
         self._mouse("mouseMoved", 0, 0)
 
+    def instruction(self) -> str:
+        """What the episode asks for."""
+        said: str = self._driver.execute_script("const said = core.getUtterance(); return said.utterance ?? said;")
+        return said.strip()
+
+    def is_done(self) -> bool:
+        """Whether the page has ended the episode."""
+        return bool(self._driver.execute_script("return WOB_DONE_GLOBAL"))
+
     def reward(self) -> float:
         """Raw reward of the episode so far: 0 until it ends, never decayed by time."""
         return float(self._driver.execute_script("return WOB_RAW_REWARD_GLOBAL"))
@@ -121,14 +132,26 @@ class Page:
 @contextlib.contextmanager
 def open_page(family: Family, chromium: str, chromedriver: str) -> Iterator[Page]:
     """Open the family's page from the miniwob package in a browser of its own, closed on leaving."""
+    with open_browser(chromium, chromedriver) as driver:
+        yield visit(driver, family)
+
+
+@contextlib.contextmanager
+def open_browser(chromium: str, chromedriver: str) -> Iterator[Chrome]:
+    """A browser without a window, closed on leaving."""
     options = ChromeOptions()
     options.binary_location = chromium
     for flag in _FLAGS:
         options.add_argument(flag)
     driver = Chrome(options=options, service=ChromeService(chromedriver))
     try:
-        html = Path(str(files("miniwob"))) / "html" / "miniwob" / f"{family.name}.html"
-        driver.get(html.as_uri())
-        yield Page(driver, family)
+        yield driver
     finally:
         driver.quit()
+
+
+def visit(driver: Chrome, family: Family) -> Page:
+    """Go to the family's page, from the miniwob package."""
+    html = Path(str(files("miniwob"))) / "html" / "miniwob" / f"{family.name}.html"
+    driver.get(html.as_uri())
+    return Page(driver, family)

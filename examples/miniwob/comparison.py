@@ -1,12 +1,22 @@
 """What other ways of choosing would have earned on the same requests, from the outcome of every arm."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from examples.miniwob.outcomes import Outcomes
-from examples.miniwob.traffic import Served
+from examples.miniwob.outcomes import Outcomes, family_of
+from examples.miniwob.story import Story
 
 LAST = 100
+
+
+class Lived(NamedTuple):
+    """A request of the story as it went: the arm that served, and the one that the MLP alone would have taken."""
+
+    phase: str
+    episode: str
+    arm: str
+    supervised: str
+    success: bool
 
 
 class Line(NamedTuple):
@@ -16,38 +26,50 @@ class Line(NamedTuple):
     last_hundred: float
 
 
-def line(outcomes: Iterable[bool]) -> Line:
-    """The success rates of outcomes in order."""
-    values = [float(outcome) for outcome in outcomes]
-    return Line(_mean(values), _mean(values[-LAST:]))
+Course = list[bool]
+"""Success of each request, in order."""
 
 
-def compare(served: Sequence[Served], table: Outcomes) -> dict[str, Line]:
+def courses(lived: Sequence[Lived], table: Outcomes, story: Story) -> dict[str, Course]:
     """Routed as it happened, the others from the table; the oracle takes the best arm per family and phase."""
 
-    def by(choose: Callable[[Served], str]) -> Line:
-        return line(table.success(one.task.episode.id, choose(one)) for one in served)
+    def by(choose: Callable[[Lived], str]) -> Course:
+        return [table.success(one.episode, story.column(choose(one), one.phase)) for one in lived]
 
-    groups = {_group(one): [other for other in served if _group(other) == _group(one)] for one in served}
-    best = {group: table.best([one.task.episode.id for one in members]) for group, members in groups.items()}
-    best_single = table.best([one.task.episode.id for one in served], adapters_only=True)
+    def best(among: Iterable[Lived], arms: Iterable[str]) -> str:
+        among = list(among)
+        return max(arms, key=lambda arm: sum(table.success(x.episode, story.column(arm, x.phase)) for x in among))
+
+    groups = {_group(one): [other for other in lived if _group(other) == _group(one)] for one in lived}
+    oracle = {group: best(members, table.arms) for group, members in groups.items()}
+    single = best(lived, [arm for arm in table.arms if arm in table.adapters])
     return {
-        "routed": line(one.success for one in served),
+        "routed": [one.success for one in lived],
         "supervised": by(lambda one: one.supervised),
-        "best_single": by(lambda _: best_single),
+        "best_single": by(lambda _: single),
         "base": by(lambda _: "base"),
-        "oracle": by(lambda one: best[_group(one)]),
+        "oracle": by(lambda one: oracle[_group(one)]),
     }
 
 
-def agreement(served: Sequence[Served], table: Outcomes) -> float:
-    """Share of the requests whose live outcome is the one in the table for the arm that served."""
-    return _mean([float(table.success(one.task.episode.id, one.arm) == one.success) for one in served])
+def line(course: Course) -> Line:
+    """Its success rates."""
+    return Line(_mean(course), _mean(course[-LAST:]))
 
 
-def _group(served: Served) -> tuple[str, str]:
-    return served.task.phase, served.task.episode.family
+def agreement(lived: Sequence[Lived], served: Sequence[Mapping[str, str]], table: Outcomes) -> float:
+    """Share of the requests whose outcome is the one in the table, for the weights whose hashes really `served`."""
+    columns = {fingerprint: column for column, fingerprint in table.adapters.items()}
+    expected = [
+        table.success(one.episode, columns[hashes[one.arm]] if one.arm in hashes else one.arm)
+        for one, hashes in zip(lived, served, strict=True)
+    ]
+    return _mean([one.success == known for one, known in zip(lived, expected, strict=True)])
 
 
-def _mean(values: Sequence[float]) -> float:
+def _group(lived: Lived) -> tuple[str, str]:
+    return lived.phase, family_of(lived.episode)
+
+
+def _mean(values: Sequence[bool]) -> float:
     return sum(values) / len(values) if values else 0.0

@@ -1,212 +1,182 @@
-"""The demo: serve the embedded world, send it recorded tasks, post their outcomes late, and see what was learned."""
+"""The demo: serve the embedded world, send it tasks, post their outcomes late, and see what was learned."""
 
 import asyncio
 import contextlib
-import json
-import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cluster.redis_server import RedisServer, free_port
-from cluster.settings import Settings
-from examples.miniwob.comparison import LAST, Line, agreement, compare
+from benchmarks.reporting import Check, report
+from cluster.connection import Entry
+from cluster.events import Completion
+from examples.miniwob import live_demo, plot
+from examples.miniwob.comparison import LAST, Course, Lived, agreement, courses, line
 from examples.miniwob.episodes import load_all
 from examples.miniwob.families import NEWER
+from examples.miniwob.live import find_browser
 from examples.miniwob.outcomes import Outcomes
-from examples.miniwob.paths import ADAPTERS, MODEL, ROUTER
-from examples.miniwob.traffic import Agents, Served, schedule
+from examples.miniwob.progress import SuccessBar
+from examples.miniwob.serving import Service, serving
+from examples.miniwob.story import ALL, REGRESSED, Story, tell
+from examples.miniwob.traffic import Agents, Served
 from services import tables
-from services.client import Client
 
-QUICK, FULL = 600, 2000
-_KNOWN_SHARE: Final = 0.25
-_FOLD_PATIENCE_S: Final = 60.0
+QUICK, FULL = 2000, 5000
+_WHAT: Final = {
+    "routed": "the live service",
+    "supervised": "the MLP alone",
+    "best_single": "one adapter for everything",
+    "base": "no adapter",
+    "oracle": "best arm per family and phase, in hindsight",
+}
 
 app = typer.Typer(add_completion=False)
 console = Console()
-
-
-class Check(NamedTuple):
-    """One thing that must hold."""
-
-    name: str
-    value: float
-    goal: str
-    ok: bool
 
 
 @app.command()
 def main(
     quick: Annotated[bool, typer.Option(help=f"{QUICK} requests instead of {FULL}.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the schedule.")] = 0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 16,
+    picture: Annotated[Path, typer.Option("--plot", help="Where the picture goes (PNG).")] = Path("demo.png"),
+    seed: Annotated[int, typer.Option(help="Seed of the story.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 32,
     delay: Annotated[int, typer.Option(min=0, help="Requests between an answer and its reward, at least.")] = 30,
+    live: Annotated[bool, typer.Option(help="Play real pages in Chromium, on fresh seeds.")] = False,
 ) -> None:
     """Serve the embedded model and its adapters, send recorded MiniWoB++ tasks, and watch the router learn.
 
-    First come families that the supervised router was trained on, then also families whose adapter is newer than it.
+    First come families that the supervised router was trained on, then also families whose adapters are newer than it.
+    Half-way one adapter's files are overwritten by a worse version, while another team's good adapter for the same
+    family stands beside it. The service reads the files again and logs their new hash, but is set to believe of the
+    arm what it believed before (learner.version_carry=1): only the late rewards can tell.
     """
-    if json_file and not json_file.resolve().parent.is_dir():
-        raise typer.BadParameter(f"--json {json_file}: no such directory")
-    with _service() as url:
-        result = asyncio.run(_drive(url, QUICK if quick else FULL, seed, concurrency, delay))
-        state = _settled(Client(url), result["feedback"]["recorded"])
-        result["matured"] = sum(arm["matured"] for arm in state["arms"])
-        checks = _checks(result)
-        console.print(tables.bandit(state))
-        _print(result, checks)
-        if json_file:
-            report = {**result, "checks": [check._asdict() for check in checks]}
-            json_file.write_text(json.dumps(report, indent=1) + "\n")
-    if not all(check.ok for check in checks):
-        raise typer.Exit(1)
+    for file in (json_file, picture):
+        if file and not file.resolve().parent.is_dir():
+            raise typer.BadParameter(f"{file}: no such directory")
+    if live:
+        _live(quick, seed, json_file)
+        return
+    table = Outcomes.load()
+    story = tell(load_all(), table, QUICK if quick else FULL, seed)
+    with _serving() as service:
+        started = time.monotonic()
+        served, feedback = asyncio.run(_drive(service, story, concurrency, delay))
+        seconds = round(time.monotonic() - started, 1)
+        state = service.settled(feedback["recorded"])
+        log = service.log()
+        replay = service.replayed()
+    console.print(tables.bandit(state))
+    lived = [Lived(one.task.phase, one.task.episode.id, one.arm, one.supervised, one.success) for one in served]
+    success = courses(lived, table, story)
+    marks = {story.begins[ALL]: "newer families", story.swap: f"{story.regressing} silently worse"}
+    plot.draw(success, [one.arm for one in served], marks, picture, table.arms)
+    console.print(_by_family(served))
+    figures = {
+        "n": len(served),
+        "seconds": seconds,
+        "feedback": feedback,
+        "matured": sum(arm["matured"] for arm in state["arms"]),
+        "agreement": agreement(lived, _hashes(served, log), table),
+        "replay": replay,
+        "regressing": story.regressing,
+        **{name: line(course)._asdict() for name, course in success.items()},
+    }
+    title = f"{len(served)} requests in {seconds} s; the picture is {picture}"
+    report(title, _lines(success), checks(figures), json_file, **figures)
+
+
+def _live(quick: bool, seed: int, json_file: Path | None) -> None:
+    find_browser()
+    with _serving() as service:
+        live_demo.run(service, live_demo.QUICK if quick else live_demo.FULL, seed, json_file)
 
 
 @contextlib.contextmanager
-def _service() -> Iterator[str]:
-    from services.launch import running  # Ray takes seconds to import
-
-    with tempfile.TemporaryDirectory(prefix="pointsman-demo-") as data, contextlib.ExitStack() as stack:
-        with console.status("Starting Redis, Ray and Serve, loading the model…"):
-            started = time.monotonic()
-            redis = stack.enter_context(RedisServer(data))  # its own, whatever store the environment names
-            url = stack.enter_context(running(_settings(redis.url)))
-        console.print(f"Serving at {url} after {time.monotonic() - started:.0f} s", highlight=False)
-        yield url
+def _serving() -> Iterator[Service]:
+    with console.status("Starting Redis, Ray and Serve, loading the model…") as status, serving() as service:
+        status.stop()
+        console.print(f"Serving at {service.url}", highlight=False)
+        yield service
         console.print("Stopping…")
 
 
-def _settings(redis_url: str) -> Settings:
-    """The embedded world on a free port; policy and learning as the environment and the file say."""
-    return Settings.model_validate(
-        {
-            "server": {"host": "127.0.0.1", "port": free_port()},
-            "model": {"path": str(MODEL), "adapters": ADAPTERS},
-            "router": {"path": ROUTER},
-            "store": {"url": redis_url, "prefix": "pointsman-demo:"},
-        }
-    )
+async def _drive(service: Service, story: Story, concurrency: int, delay: int) -> tuple[list[Served], dict[str, int]]:
+    agents = Agents(service.url, concurrency=concurrency, delay=delay)
 
+    async def swap() -> None:
+        await asyncio.to_thread(service.replace, story.regressing)
 
-async def _drive(url: str, n: int, seed: int, concurrency: int, delay: int) -> dict[str, Any]:
-    episodes = load_all()
-    known = [episode for episode in episodes if episode.family not in NEWER]
-    first = int(n * _KNOWN_SHARE)
-    tasks = schedule({"known": known, "all": episodes}, {"known": first, "all": n - first}, seed)
-    agents = Agents(url, concurrency=concurrency, delay=delay)
-    started = time.monotonic()
     try:
-        with _Progress(n) as progress:
-            served = await agents.run(tasks, progress.add)
+        with SuccessBar(len(story.tasks)) as progress:
+            served = await agents.run(
+                story.tasks, lambda task, success: progress.add(task.phase, success), {story.swap: swap}
+            )
     finally:
         await agents.close()
-    table = Outcomes.load()
-    return {
-        "n": n,
-        "seconds": round(time.monotonic() - started, 1),
-        **{name: line._asdict() for name, line in compare(served, table).items()},
-        "families": _by_family(served),
-        "agreement": agreement(served, table),
-        "feedback": dict(agents.feedback),
-    }
+    return served, dict(agents.feedback)
 
 
-class _Progress:
-    """A bar with the success of the last hundred requests."""
-
-    def __init__(self, n: int) -> None:
-        times, note = TimeElapsedColumn(), TextColumn("{task.fields[note]}")
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), times, note)
-        self._task = self._bar.add_task("requests", total=n, note="")
-        self._recent: deque[bool] = deque(maxlen=LAST)
-
-    def __enter__(self) -> "_Progress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def add(self, served: Served) -> None:
-        """Count an answer."""
-        self._recent.append(served.success)
-        rate = sum(self._recent) / len(self._recent)
-        note = f"success of the last {len(self._recent)}: {rate:.2f}"
-        phase = {"known": "known families", "all": "and newer ones"}[served.task.phase]
-        self._bar.update(self._task, advance=1, description=phase, note=note)
-
-
-def _settled(client: Client, recorded: int) -> dict[str, Any]:
-    """The bandit once the Learner has folded every reward; as it is when that takes too long."""
-    deadline = time.monotonic() + _FOLD_PATIENCE_S
-    while True:
-        state: dict[str, Any] = client.get("/v1/bandit")
-        if sum(arm["matured"] for arm in state["arms"]) >= recorded or time.monotonic() > deadline:
-            return state
-        time.sleep(0.2)
-
-
-def _by_family(served: Sequence[Served]) -> dict[str, dict[str, Any]]:
-    """Success and pulls per family."""
-    families = sorted({one.task.episode.family for one in served})
-    return {
-        family: {
-            "success": sum(one.success for one in members) / len(members),
-            "pulls": dict(Counter(one.arm for one in members).most_common()),
-        }
-        for family in families
-        if (members := [one for one in served if one.task.episode.family == family])
-    }
-
-
-def _checks(result: dict[str, Any]) -> list[Check]:
-    feedback = result["feedback"]
+def checks(figures: dict[str, Any]) -> list[Check]:
+    """What the demo promises."""
+    feedback, n = figures["feedback"], figures["n"]
     answered = sum(count for status, count in feedback.items() if status != "posted")
+    routed, supervised = figures["routed"], figures["supervised"]
+    margins = {
+        "last hundred, routed − oracle": (routed["last_hundred"] - figures["oracle"]["last_hundred"], -0.08),
+        "success, routed − best single": (routed["success"] - figures["best_single"]["success"], 0.20),
+        "last hundred, routed − supervised": (routed["last_hundred"] - supervised["last_hundred"], 0.10),
+        "outcomes as in the outcome table": (figures["agreement"], 0.98),
+        "decisions taken again from the log": (figures["replay"], 1.0),
+    }
+    counts = {
+        "a reward for every request": (feedback["posted"], n),
+        "every reward is accounted for": (answered, feedback["posted"]),
+        "rewards that are learned": (figures["matured"], feedback["recorded"]),
+    }
     return [
-        Check(
-            "every reward is accounted for", answered, f"= {feedback['posted']} posted", answered == feedback["posted"]
-        ),
-        Check("a reward for every request", feedback["posted"], f"= {result['n']}", feedback["posted"] == result["n"]),
-        Check(
-            "the Learner matured what was recorded",
-            result["matured"],
-            f"= {feedback['recorded']} recorded",
-            result["matured"] == feedback["recorded"],
-        ),
-        Check("live outcomes as in the outcome table", result["agreement"], "≥ 0.98", result["agreement"] >= 0.98),
+        *(Check(name, value, f"≥ {floor:g}", round(value, 9) >= floor) for name, (value, floor) in margins.items()),
+        *(Check(name, value, f"= {expected}", value == expected) for name, (value, expected) in counts.items()),
     ]
 
 
-def _print(result: dict[str, Any], checks: list[Check]) -> None:
-    what = {
-        "routed": "the live service",
-        "supervised": "the MLP alone",
-        "best_single": "one adapter for everything",
-        "base": "no adapter",
-        "oracle": "best arm per family and phase, in hindsight",
-    }
-    table = Table("", "success", f"last {LAST}", "", title=f"{result['n']} requests in {result['seconds']} s")
-    for name, meaning in what.items():
-        line = Line(**result[name])
-        table.add_row(name, f"{line.success:.3f}", f"{line.last_hundred:.3f}", meaning)
-    console.print(table)
-    families = Table("family", "success", "served by", title="Routed")
-    for family, row in result["families"].items():
-        served = ", ".join(f"{arm} {count}" for arm, count in list(row["pulls"].items())[:4])
-        families.add_row(family + (" (newer)" if family in NEWER else ""), f"{row['success']:.2f}", served)
-    console.print(families)
-    for check in checks:
-        mark = "[green]ok[/]" if check.ok else "[bold red]FAILED[/]"
-        console.print(f"{mark}  {check.name}: {check.value:g} ({check.goal})", highlight=False)
+def _hashes(served: Sequence[Served], log: Sequence[Entry]) -> list[dict[str, str]]:
+    """The content hashes of the adapters that really served each request, as its completion says."""
+    said = {event.decision_id: event.adapters for _, event in log if isinstance(event, Completion)}
+    return [said.get(one.decision_id, {}) for one in served]
+
+
+def _lines(success: dict[str, Course]) -> Table:
+    table = Table("", "success", f"last {LAST}", "")
+    for name, meaning in _WHAT.items():
+        rates = line(success[name])
+        table.add_row(name, f"{rates.success:.3f}", f"{rates.last_hundred:.3f}", meaning)
+    return table
+
+
+def _by_family(served: Sequence[Served]) -> Table:
+    """Success and pulls of every family; after the swap apart."""
+    table = Table("family", "success", "served by", "after the swap", "served by", title="Routed")
+    for family in sorted({one.task.episode.family for one in served}):
+        mine = [one for one in served if one.task.episode.family == family]
+        after = [one for one in mine if one.task.phase == REGRESSED]
+        before = [one for one in mine if one.task.phase != REGRESSED]
+        table.add_row(family + (" (newer)" if family in NEWER else ""), *_cells(before), *_cells(after))
+    return table
+
+
+def _cells(served: Sequence[Served]) -> tuple[str, str]:
+    if not served:
+        return "–", ""
+    pulls = Counter(one.arm for one in served).most_common(3)
+    rate = sum(one.success for one in served) / len(served)
+    return f"{rate:.2f}", ", ".join(f"{arm} {count}" for arm, count in pulls)
 
 
 if __name__ == "__main__":

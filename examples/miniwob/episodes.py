@@ -82,13 +82,17 @@ class Episode:
 
     def messages(self) -> list[dict[str, Any]]:
         """The request's messages in OpenAI's chat format: the screen as a data URL, then the instruction."""
-        url = f"data:image/png;base64,{self.image}"
-        image = {"type": "image_url", "image_url": {"url": url}}
-        return [{"role": "user", "content": [image, {"type": "text", "text": self.instruction}]}]
+        return chat_messages(self.image, self.instruction)
 
     def to_json(self) -> str:
         """One line of an episodes file."""
         return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def chat_messages(image: str, instruction: str) -> list[dict[str, Any]]:
+    """A request of one user message: a PNG in base64, then the instruction."""
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
+    return [{"role": "user", "content": [part, {"type": "text", "text": instruction}]}]
 
 
 def load_all(folder: Path = EPISODES) -> list[Episode]:

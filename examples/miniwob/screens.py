@@ -86,7 +86,7 @@ def to_screen(seed: int, step: int, played: Played) -> Screen | None:
     return Screen(
         seed=seed,
         instruction=played.instruction,
-        image=base64.b64encode(_shrink(played.png)).decode(),
+        image=base64.b64encode(shrink(played.png)).decode(),
         click=_click(box, runs),
         boxes=tuple(piece for _, each in answers for piece in merge_runs(each)),
         scene=tuple((label, *_rounded_centre(area)) for label, area in scene if area[1] < area[3]),
@@ -137,7 +137,8 @@ def _on_grid(value: int) -> int:
     return min(round(value / _GRID) * _GRID, SCALE)
 
 
-def _shrink(png: bytes) -> bytes:
+def shrink(png: bytes) -> bytes:
+    """The same picture as a PNG of 64 colours."""
     out = io.BytesIO()
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
