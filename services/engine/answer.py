@@ -8,7 +8,7 @@ _UNFINISHED = "\ufffd"  # a byte sequence that needs another token
 
 
 class Answer:
-    """Collects tokens and hands out the text that is final."""
+    """Collects tokens and hands out the text that is final. Characters decode on their own, as in byte-level BPE."""
 
     def __init__(
         self, prompt_tokens: int, sampling: Sampling, stop_tokens: frozenset[int], decode: Callable[[list[int]], str]
@@ -17,7 +17,8 @@ class Answer:
         self._sampling = sampling
         self._stop_tokens = stop_tokens
         self._decode = decode
-        self._ids: list[int] = []
+        self._text = ""
+        self._open: list[int] = []  # tokens whose text is not whole
         self._sent = 0
         self._generated = 0
         self._hold = max((len(stop) for stop in sampling.stop), default=1) - 1
@@ -29,8 +30,10 @@ class Answer:
         if token in self._stop_tokens:
             self.finished = "stop"
         else:
-            self._ids.append(token)
-        text = self._decode(self._ids)
+            self._open.append(token)
+        text = self._text + self._decode(self._open)
+        if not text.endswith(_UNFINISHED):
+            self._text, self._open = text, []
         if found := [at for stop in self._sampling.stop if (at := text.find(stop)) >= 0]:
             text, self.finished = text[: min(found)], "stop"
         elif self._generated >= self._sampling.max_tokens and not self.finished:

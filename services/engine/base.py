@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -69,6 +69,10 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    def at_most(self, tokens: int) -> "Sampling":
+        """The same, for an answer of `tokens` tokens or fewer."""
+        return self if tokens >= self.max_tokens else replace(self, max_tokens=tokens)
 
 
 class Encoded(NamedTuple):

@@ -19,9 +19,14 @@ class Sampler:
         else:
             self._generator.manual_seed(sampling.seed % 2**63)
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is drawn."""
+        return self._sampling.temperature == 0
+
     def draw(self, logits: torch.Tensor) -> int:
         """The next token id for logits [vocabulary]."""
-        if self._sampling.temperature == 0:
+        if self.greedy:
             return int(logits.argmax())
         gaps = logits.double().cpu() - logits.max().item()  # at most 0, so that no temperature is too small
         probabilities = torch.softmax(gaps / self._sampling.temperature, -1)

@@ -64,7 +64,7 @@ class Tokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """Text of answer tokens, control tokens left out."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self._tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True))
 
     def _render(self, prompt: Prompt, *, generate: bool) -> str:
         chat = [{"role": m.role, "content": [self._part(p.text) for p in m.parts]} for m in prompt.messages]

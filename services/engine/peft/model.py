@@ -1,5 +1,6 @@
 """Qwen3-VL with PEFT adapters, used by one thread: encode a prompt, answer a batch of rows."""
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
 from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
@@ -64,7 +66,8 @@ class PeftModelRunner:
         config = self._base.config
         self._tokenizer = Tokenizer(tokenizer, config.image_token_id, config.text_config.max_position_embeddings)
         self._vision = Vision(self._base, images, image_cache)
-        self._features = EarlyFeatures(self._base, encode_blocks)
+        text = config.text_config
+        self._features = EarlyFeatures(text.hidden_size, text.num_hidden_layers, encode_blocks, self._early_states)
         self._names = (f"adapter{i}" for i in itertools.count())  # our own: PEFT refuses dots
         self._peft: PeftModel | None = None
 
@@ -112,6 +115,28 @@ class PeftModelRunner:
         except Exception as error:
             for row in rows:
                 row.request.send(error)
+
+    def _early_states(self, tokens: Tokens, blocks: int) -> torch.Tensor:
+        """Runs the first blocks of the model, sharing its weights."""
+        language_model = self._base.model.language_model
+        early = copy.copy(language_model)
+        layers = language_model.layers[:blocks]
+        early._modules = {**language_model._modules, "layers": layers, "norm": nn.Identity()}
+        embeddings = early.embed_tokens(tokens.ids[None].to(self._base.device))
+        mask, deepstack = None, None
+        if tokens.screens:
+            mask = (tokens.types[None] == 1).to(self._base.device)
+            embeddings[mask] = torch.cat([screen.embeddings for screen in tokens.screens])
+            deepstack = [torch.cat(layer) for layer in zip(*(s.deepstack for s in tokens.screens), strict=True)]
+        positions, _ = self._base.model.get_rope_index(tokens.ids[None], tokens.types[None], tokens.grids)
+        states: torch.Tensor = early(
+            inputs_embeds=embeddings,
+            position_ids=positions.to(self._base.device),
+            visual_pos_masks=mask,
+            deepstack_visual_embeds=deepstack,
+            use_cache=False,
+        ).last_hidden_state[0]
+        return states
 
     def _add(self, name: str, directory: str) -> None:
         if self._peft is None:

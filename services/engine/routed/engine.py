@@ -1,0 +1,98 @@
+"""The asyncio face: one thread steps the model, event loops wait for what it says."""
+
+import asyncio
+import math
+import threading
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+
+from services.engine.base import Delta, Engine, EngineStopped, Prompt, Sampling
+from services.engine.loading import Checkpoint
+from services.engine.routed.lora import Adapter
+from services.engine.routed.outbox import Outbox
+from services.engine.routed.runner import Runner
+from services.engine.routed.scheduler import Scheduler
+from services.engine.routed.stepper import Request, Stepper
+
+
+class RoutedEngine(Engine):
+    """Serves the base and exact mixtures of adapters, other ones for every request of a batch."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        adapters: Mapping[str, Path],
+        *,
+        max_batch: int = 16,
+        max_mixture: int = 4,
+        kv_tokens: int = 16384,
+        lora_pages: int = 32,
+        prefill_chunk: int = 512,
+        encode_blocks: int = 2,
+        image_cache: int = 64,
+    ) -> None:
+        """The checkpoint becomes the engine's own. Raises ValueError for a model or an adapter that it cannot serve."""
+        self._runner = Runner(
+            checkpoint,
+            max_batch=max_batch,
+            kv_tokens=kv_tokens,
+            lora_pages=lora_pages,
+            encode_blocks=encode_blocks,
+            image_cache=image_cache,
+        )
+        self._adapters = {name: self._runner.adapter(path) for name, path in adapters.items()}
+        self._max_mixture = max_mixture
+        self._scheduler = Scheduler(self._runner.arena, self._runner.window, chunk=prefill_chunk)
+        self._stepper = Stepper(self._runner, self._scheduler)
+        self._thread = threading.Thread(target=self._stepper.run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def feature_size(self) -> int:
+        return self._runner.feature_size
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        return tuple(self._adapters)
+
+    @property
+    def running(self) -> int:
+        """Requests that are being read or answered."""
+        return self._stepper.running
+
+    async def encode(self, prompt: Prompt) -> bytes:
+        return await asyncio.wrap_future(self._stepper.call(lambda: self._runner.encode(prompt)))
+
+    async def generate(
+        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
+    ) -> AsyncGenerator[Delta, None]:
+        request = Request(prompt, self._members(gates), sampling, Outbox())
+        self._stepper.submit(request)
+        try:
+            async for delta in request.outbox:
+                yield delta
+        finally:
+            request.cancelled = True
+
+    async def load(self, name: str, path: Path) -> None:
+        if not self._thread.is_alive():
+            raise EngineStopped("the engine was closed")
+        self._adapters[name] = await asyncio.to_thread(self._runner.adapter, path)
+
+    def close(self) -> None:
+        self._stepper.close()
+        self._thread.join()
+
+    def _members(self, gates: Mapping[str, float]) -> dict[Adapter, float]:
+        for name, gate in gates.items():
+            if name not in self._adapters:
+                raise KeyError(f"adapter {name!r}, expected one of {', '.join(self._adapters)}")
+            if not math.isfinite(gate):
+                raise ValueError(f"gates: {name} has {gate}, expected a finite number")
+        if len(gates) > self._max_mixture:
+            raise ValueError(f"gates: {len(gates)} adapters, expected at most {self._max_mixture} (max_mixture)")
+        members = {self._adapters[name]: gate for name, gate in gates.items()}
+        needed, pages = self._runner.window.size(members), self._runner.window.capacity
+        if needed > pages:
+            raise ValueError(f"gates: {needed} pages of adapters, expected at most {pages} (lora_pages)")
+        return members

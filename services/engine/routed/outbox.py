@@ -1,0 +1,54 @@
+"""From the engine's thread to the event loops: what one step says wakes each loop once."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from services.engine.base import Delta
+
+Item = Delta | Exception
+
+
+class Outbox:
+    """Where one request's answer goes. Made on its event loop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[Item] = asyncio.Queue()
+
+    def put(self, item: Item) -> None:
+        """Hand over the next piece, on the event loop."""
+        self._items.put_nowait(item)
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """The pieces up to the one that ends the answer. Raises what made the request fail."""
+        while True:
+            item = await self._items.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+            if item.finish_reason:
+                return
+
+
+class Postman:
+    """Collects what a step says. Used by the engine's thread."""
+
+    def __init__(self) -> None:
+        self._mail: dict[asyncio.AbstractEventLoop, list[tuple[Outbox, Item]]] = {}
+
+    def take(self, outbox: Outbox, item: Item) -> None:
+        """Hold an item until the next delivery."""
+        self._mail.setdefault(outbox.loop, []).append((outbox, item))
+
+    def deliver(self) -> None:
+        """Hand everything over. A loop that is closed has nobody waiting."""
+        mail, self._mail = self._mail, {}
+        for loop, letters in mail.items():
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_open, letters)
+
+
+def _open(letters: list[tuple[Outbox, Item]]) -> None:
+    for outbox, item in letters:
+        outbox.put(item)

@@ -1,0 +1,140 @@
+"""The window of active adapters: pages of rank rows below the weights, which every decode step multiplies with.
+
+    folded[group]:  [ W | A of module 0: pages 0…n−1 | A of module 1: pages 0…n−1 | … ]     n = pages in use
+    expand[module]: [ B: pages 0…n−1 ]
+
+n is the smallest power of two that holds what is pinned; what is not in use costs nothing. An adapter keeps its pages
+after its last request, until another one needs them.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import torch
+
+from services.engine.routed.lora import Adapter
+from services.engine.routed.shape import GROUPS, Shape
+from services.engine.routed.weights import Weights
+
+PAGE: Final = 8
+"""Rank rows of a page."""
+
+
+class PageWindow:
+    """Which adapters lie where. Pinned ones belong to running sequences."""
+
+    def __init__(self, weights: Weights, shape: Shape, capacity: int) -> None:
+        self._weights = weights
+        self.capacity = capacity
+        self._expand = {
+            module: weights.head.new_zeros(shape.layers, capacity * PAGE, out) for module, out in shape.outputs.items()
+        }
+        self._places: OrderedDict[Adapter, tuple[int, ...]] = OrderedDict()  # least recently pinned first
+        self._pins: Counter[Adapter] = Counter()
+        self.pages = 0
+        self.shrunk: dict[str, list[torch.Tensor]] = {}  # group: a [in, out + modules · ranks] for each layer
+        self.expand: dict[str, list[torch.Tensor]] = {}  # module: a [ranks, out] for each layer
+
+    @property
+    def ranks(self) -> int:
+        """Rows that a decode step multiplies with, for each module."""
+        return self.pages * PAGE
+
+    def size(self, adapters: Iterable[Adapter]) -> int:
+        """Pages that the adapters need."""
+        return sum(-(-adapter.rank // PAGE) for adapter in adapters)
+
+    def fits(self, adapters: Iterable[Adapter]) -> bool:
+        """Whether `pin` would find room now."""
+        return self.size({*self._pins, *adapters}) <= self.capacity
+
+    def pin(self, adapters: Iterable[Adapter]) -> None:
+        """Bring adapters in and hold them. Needs `fits`."""
+        self._pins.update(tuple(adapters))
+        missing = [adapter for adapter in adapters if adapter not in self._places]
+        if missing:
+            self._make_room(missing)
+        for adapter in adapters:
+            if adapter not in self._places:
+                self._place(adapter)
+            self._places.move_to_end(adapter)
+
+    def unpin(self, adapters: Iterable[Adapter]) -> None:
+        """Let go of what `pin` held."""
+        self._pins.subtract(tuple(adapters))
+        self._pins += Counter()  # without those that nobody holds
+
+    def gates(self, rows: list[Mapping[Adapter, float]]) -> torch.Tensor:
+        """G [rows, ranks]: the gate of every rank row for each row of a batch."""
+        table = torch.zeros(len(rows), self.pages)
+        for row, gates in enumerate(rows):
+            for adapter, gate in gates.items():
+                table[row, list(self._places[adapter])] = gate
+        return table.repeat_interleave(PAGE, 1)
+
+    def check_pins(self, expected: Mapping[Adapter, int]) -> None:
+        """The adapters of running sequences are pinned once for each."""
+        found, wanted = ({a.name: n for a, n in counts.items()} for counts in (self._pins, expected))
+        if self._pins != expected:
+            raise RuntimeError(f"pins {found}, expected {wanted}")
+
+    def check_integrity(self) -> None:
+        """Every page belongs to one adapter at most, and every pinned adapter has its pages."""
+        used = [page for pages in self._places.values() for page in pages]
+        if len(used) != len(set(used)) or any(page >= self.pages for page in used):
+            raise RuntimeError(f"pages {sorted(used)} of {self.pages} are in use")
+        homeless = [adapter.name for adapter in self._pins if adapter not in self._places]
+        if homeless:
+            raise RuntimeError(f"pinned adapters {homeless} have no pages")
+
+    def _make_room(self, missing: list[Adapter]) -> None:
+        """Forget idle adapters, oldest first; cut the window anew if it is too small for what is pinned, or too big."""
+        pinned = self.size(self._pins)
+        if pinned > self.pages or pinned * 4 <= self.pages:
+            self._recut(min(_power_of_two(pinned), self.capacity))
+        idle = [adapter for adapter in self._places if adapter not in self._pins]
+        while idle and len(self._free()) < self.size(missing):
+            del self._places[idle.pop(0)]
+
+    def _recut(self, pages: int) -> None:
+        kept = [adapter for adapter in self._places if adapter in self._pins]
+        self._places.clear()
+        self.pages = pages
+        for group, modules in GROUPS.items():
+            rows = self._weights.out[group] + len(modules) * self.ranks
+            self._weights.folded[group][:, self._weights.out[group] : rows] = 0
+            self.shrunk[group] = [layer[:rows].t() for layer in self._weights.folded[group]]
+        for module, rows_of in self._expand.items():
+            rows_of[:, : self.ranks] = 0
+            self.expand[module] = [layer[: self.ranks] for layer in rows_of]
+        for adapter in kept:
+            self._place(adapter)
+
+    def _free(self) -> list[int]:
+        used = {page for pages in self._places.values() for page in pages}
+        return [page for page in range(self.pages) if page not in used]
+
+    def _place(self, adapter: Adapter) -> None:
+        pages = tuple(self._free()[: self.size([adapter])])
+        self._places[adapter] = pages
+        for number, page in enumerate(pages):
+            part = slice(number * PAGE, min((number + 1) * PAGE, adapter.rank))
+            self._write(adapter, part, page * PAGE)
+
+    def _write(self, adapter: Adapter, part: slice, at: int) -> None:
+        """Copy rank rows to a page; what they do not fill becomes zero."""
+        filled, end = at + part.stop - part.start, at + PAGE
+        for group, modules in GROUPS.items():
+            first = self._weights.out[group]
+            rows = self._weights.folded[group][:, first : first + len(modules) * self.ranks]
+            by_module = rows.unflatten(1, (len(modules), self.ranks))
+            by_module[:, :, at:filled] = adapter.shrink[group][:, :, part]
+            by_module[:, :, filled:end] = 0
+        for module, rows in self._expand.items():
+            rows[:, at:filled] = adapter.expand[module][:, part]
+            rows[:, filled:end] = 0
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(least - 1, 0).bit_length()

@@ -1,0 +1,156 @@
+"""The routed engine computes what transformers and PEFT compute, whatever else is in the batch."""
+
+import itertools
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from services.engine.base import Prompt, Sampling
+from services.engine.routed.runner import Runner
+from services.engine.routed.scheduler import Chunk, Scheduler
+from services.engine.routed.sequence import Sequence
+from tests.services.engine.oracle import SHAPES, Oracle, random_oracle
+from tests.services.engine.prompts import PROMPTS
+
+TOKENS = 6
+GATES: list[dict[str, float]] = [
+    {},
+    {"all": 1.0},
+    {"wide": 1.0},
+    {"patterned": 1.0},
+    {"late": 1.0},
+    {"single": -0.7},
+    {"all": 0.5, "wide": 0.3, "patterned": 0.2},
+    {"late": 0.25, "single": 1.5},
+    {"wide": 0.5, "late": 0.5},
+]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    return random_oracle(request.param, tmp_path_factory.mktemp("adapters"))
+
+
+@pytest.fixture(scope="module")
+def runner(oracle: Oracle) -> Runner:
+    return Runner(
+        oracle.checkpoint,
+        max_batch=16,
+        kv_tokens=8192,
+        lora_pages=8,
+        encode_blocks=1,
+        image_cache=8,
+    )
+
+
+class Batch:
+    """Sequences that are told their next tokens, so that the logits of every step can be compared."""
+
+    def __init__(self, oracle: Oracle, runner: Runner, chunk: int = 512) -> None:
+        self.runner = runner
+        self._adapters = {name: runner.adapter(path) for name, path in oracle.adapters.items()}
+        self.scheduler = Scheduler(runner.arena, runner.window, chunk=chunk)
+        self.logits: dict[Sequence, list[torch.Tensor]] = {}
+        self._said: dict[Sequence, list[int]] = {}
+
+    def add(self, prompt: Prompt, gates: Mapping[str, float], said: list[int]) -> Sequence:
+        members = {self._adapters[name]: gate for name, gate in gates.items()}
+        sequence = self.runner.read(prompt, members, Sampling(max_tokens=len(said) + 1))
+        self.logits[sequence], self._said[sequence] = [], list(said)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> None:
+        plan = self.scheduler.schedule()
+        if plan.decoding:
+            logits = self.runner.decode(plan.rows)
+            for sequence in plan.decoding:
+                self.scheduler.computed(sequence, 1)
+            for sequence in plan.decoding:
+                assert sequence.row is not None
+                self.logits[sequence].append(logits[sequence.row])
+        for chunk in plan.chunks:
+            self._read(chunk)
+        for sequence in self.scheduler.rows[::-1]:
+            self._tell(sequence)
+        self.scheduler.check_integrity()
+
+    def run(self) -> None:
+        while not self.scheduler.idle:
+            self.step()
+
+    def _read(self, chunk: Chunk) -> None:
+        found = self.runner.read_chunk(chunk)
+        self.scheduler.computed(*chunk)
+        if found is not None:
+            self.logits[chunk.sequence].append(found[0])
+
+    def _tell(self, sequence: Sequence) -> None:
+        if sequence.pending:
+            return
+        if self._said[sequence]:
+            sequence.ids.append(self._said[sequence].pop(0))
+        else:
+            self.scheduler.remove(sequence)
+
+
+def said(seed: int) -> list[int]:
+    return torch.randint(0, 500, (TOKENS,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def close(found: list[torch.Tensor], expected: torch.Tensor) -> None:
+    assert len(found) == len(expected)
+    torch.testing.assert_close(torch.stack(found), expected, atol=1e-4, rtol=0)
+
+
+def test_logits_of_every_prompt_under_every_kind_of_gates(oracle: Oracle, runner: Runner) -> None:
+    """One batch of all of them, more than there are rows, with chunks that cut prompts anywhere."""
+    rows = list(itertools.product(PROMPTS.values(), GATES))
+    batch = Batch(oracle, runner, chunk=23)
+    sequences = [batch.add(prompt, gates, said(seed)) for seed, (prompt, gates) in enumerate(rows)]
+    batch.run()
+    for seed, (sequence, (prompt, gates)) in enumerate(zip(sequences, rows, strict=True)):
+        close(batch.logits[sequence], oracle.logits(prompt, gates, said(seed)))
+
+
+def test_rows_that_lost_their_place_go_on_where_they_were(oracle: Oracle) -> None:
+    """As the rows grow, there is room for fewer: some are preempted, and answer the same."""
+    runner = Runner(oracle.checkpoint, max_batch=8, kv_tokens=512, lora_pages=8, encode_blocks=1, image_cache=8)
+    batch = Batch(oracle, runner)
+    long = [torch.randint(0, 500, (240,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(2)]
+    prompt = PROMPTS["text only"]
+    sequences = [batch.add(prompt, gates, ids) for ids, gates in zip(long, GATES[1:3], strict=True)]
+    batch.run()
+    assert batch.scheduler.preemptions > 0
+    for sequence, gates, ids in zip(sequences, GATES[1:3], long, strict=True):
+        assert len(batch.logits[sequence]) == len(ids) + 1
+        close(batch.logits[sequence], oracle.logits(prompt, gates, ids))
+
+
+def test_a_base_row_is_the_same_to_the_bit_beside_any_neighbours(oracle: Oracle, runner: Runner) -> None:
+    def base_beside(*others: dict[str, float]) -> torch.Tensor:
+        batch = Batch(oracle, runner)
+        sequence = batch.add(PROMPTS["one screen"], {}, said(1))
+        for gates in others:
+            batch.add(PROMPTS["one screen"], gates, said(2))
+        batch.run()
+        return torch.stack(batch.logits[sequence])
+
+    beside_base = base_beside({}, {}, {})
+    for neighbours in (GATES[1:4], GATES[4:7], [GATES[7]] * 3):
+        assert torch.equal(base_beside(*neighbours), beside_base)
+
+
+@pytest.mark.parametrize("gate", [1e20, -1e30])
+def test_a_row_without_finite_logits_leaves_no_trace(oracle: Oracle, runner: Runner, gate: float) -> None:
+    prompt = PROMPTS["one screen"]
+    batch = Batch(oracle, runner)
+    bad = batch.add(prompt, {"all": gate, "wide": gate}, said(3))
+    good = [batch.add(prompt, gates, said(4)) for gates in GATES[:3]]
+    batch.run()
+    later = [batch.add(prompt, gates, said(4)) for gates in GATES[:3]]
+    batch.run()
+    assert not all(logits.isfinite().all() for logits in batch.logits[bad])
+    for sequence, gates in zip((*good, *later), GATES[:3] * 2, strict=True):
+        close(batch.logits[sequence], oracle.logits(prompt, gates, said(4)))
