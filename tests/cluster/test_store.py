@@ -339,11 +339,11 @@ class TestEvents:
         waiting = asyncio.create_task(store.events(START, 10, block_ms=2000))
         await asyncio.sleep(0.05)
         await store.decide(make_decision("d1"))
-        assert len(await asyncio.wait_for(waiting, 1)) == 1
+        assert len(await asyncio.wait_for(waiting, 60)) == 1
 
     @pytest.mark.parametrize("block_ms", [None, 0, 20])
     async def test_reading_nothing_ends(self, store: Store, block_ms: int | None) -> None:
-        assert await asyncio.wait_for(store.events(START, 10, block_ms), 1) == []
+        assert await asyncio.wait_for(store.events(START, 10, block_ms), 60) == []
 
     def test_stream_ids_are_ordered_as_numbers(self) -> None:
         assert sorted(["10-0", "9-10", "9-9"], key=stream_order) == ["9-9", "9-10", "10-0"]

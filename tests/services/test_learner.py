@@ -121,7 +121,7 @@ async def test_a_running_one_ends_when_another_takes_over(world: World) -> None:
     await eventually(lambda: epoch_is(3))
     await traffic(world)
     with pytest.raises(Fenced):
-        await asyncio.wait_for(old, 5)
+        await asyncio.wait_for(old, 60)
 
     async def folded() -> bool:
         return (await committed(world))["inbox"].matured == 5
@@ -160,15 +160,15 @@ async def test_a_running_one_survives_an_outage(
         with caplog.at_level(logging.CRITICAL):
             running = asyncio.create_task(learner(world, store=shaky).run(world.registry))
 
-            async def folded_and_well() -> bool:
-                before = (await world.store.learner_state()).alive
-                arm = (await committed(world))["inbox"]
-                return arm.pulls > 0 and outage.refused == refusals and before > 0 and await ticked(before)
+            async def folded() -> bool:
+                return (await committed(world))["inbox"].pulls > 0 and outage.refused == refusals
 
-            async def ticked(before: float) -> bool:
+            async def ticked() -> bool:
                 return (await world.store.learner_state()).alive > before
 
-            await eventually(folded_and_well)
+            await eventually(folded)
+            before = (await world.store.learner_state()).alive
+            await eventually(ticked)
             await end(running)
     check((await committed(world))["inbox"])
 
@@ -200,7 +200,8 @@ async def test_it_waits_for_a_store_that_is_away_when_it_starts(
 
 
 async def test_it_posts_timeouts_and_a_sign_of_life(world: World) -> None:
-    await world.store.decide(decision("old", time=time.time() - world.settings.learner.reward_window_s))
+    began = time.time()
+    await world.store.decide(decision("old", time=began - world.settings.learner.reward_window_s))
     running = asyncio.create_task(learner(world).run(world.registry))
 
     async def timed_out() -> bool:
@@ -208,7 +209,7 @@ async def test_it_posts_timeouts_and_a_sign_of_life(world: World) -> None:
         return arm is not None and arm.pulls == 1 and arm.pending == 0
 
     await eventually(timed_out)
-    assert (await world.store.learner_state()).alive == pytest.approx(time.time(), abs=5)
+    assert began <= (await world.store.learner_state()).alive <= time.time()
     await end(running)
 
 

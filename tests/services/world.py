@@ -38,7 +38,7 @@ from services.router import Router
 from services.snapshots import SnapshotFollower
 from tests.services.fakes import FAMILIES, FakeEngine
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 BASE = "qwen"
 Json = dict[str, Any]
 

@@ -228,7 +228,7 @@ class TestGenerate:
         leaving = engine.generate(PROMPTS["one screen"], {}, Sampling(4000))
         await anext(leaving)
         await leaving.aclose()
-        assert await asyncio.wait_for(say(engine, PROMPTS["text only"], None), 20)
+        assert await asyncio.wait_for(say(engine, PROMPTS["text only"], None), 60)
 
     async def test_a_prompt_that_cannot_be_read_fails_alone(self, engine: PeftEngine) -> None:
         bad = say(engine, chat(Part(image=b"no image"), Part(text="x")), None)
