@@ -30,6 +30,13 @@ class Watched(Record):
     others: dict[str, float]
 
 
+class Counted(Record):
+    """What policies were scored by a unit with: its reward, none once it was withdrawn, and its weight under each."""
+
+    reward: float | None
+    weights: dict[str, float]
+
+
 class LedgerRow(Record):
     """What the Learner has made of one decision: when the arm took it (its own count), and what was folded.
 
@@ -45,7 +52,7 @@ class LedgerRow(Record):
     voices: dict[str, float] = Field(default_factory=dict)
     answered: bool = False
     watched: Watched | None = None
-    counted: float | None = None
+    counted: Counted | None = None
 
 
 class LearnerState(NamedTuple):

@@ -14,8 +14,9 @@ class ArmRecord(Record):
     """One arm. `serves` is what it turns on: `base`, an adapter, or a mixture template.
 
     state: active; frozen (keeps what it learned and serves who asks for it by name, but is routed to no more); removed
-    by an operator (not even that); absent (what it serves is not there). `former` are its earlier names, oldest first:
-    the trained router knows it by the first. `like` are the arms that it was expected to earn as when it was new.
+    by an operator (not even that); absent (what it serves is not there; `frozen` remembers meanwhile that it was).
+    `former` are its earlier names, oldest first: the trained router knows it by the first. `like` are the arms that it
+    was expected to earn as when it was new.
     """
 
     serves: str
@@ -23,6 +24,7 @@ class ArmRecord(Record):
     state: State = "active"
     former: list[str] = Field(default_factory=list)
     like: list[str] = Field(default_factory=list)
+    frozen: bool = False
 
     @property
     def is_there(self) -> bool:
@@ -68,7 +70,7 @@ def _registered(roster: Roster, event: ArmRegistered) -> Changes:
     record = ArmRecord(
         serves=serves,
         adapter_hash=event.adapter_hash,
-        state="frozen" if known and known.state == "frozen" else "active",
+        state="frozen" if known and (known.frozen or known.state == "frozen") else "active",
         former=known.former if known else [],
         like=event.like or (known.like if known else []),
     )
@@ -79,8 +81,11 @@ def _removed(roster: Roster, event: ArmRemoved) -> Changes:
     known = roster.get(event.arm)
     if known is None:
         raise UnknownArm(event.arm)
+    if not known.is_there:
+        return {}
     state: State = "absent" if event.absent else "removed"
-    return _with(event.arm, known, state=state) if known.is_there else {}
+    frozen = event.absent and known.state == "frozen"
+    return {event.arm: known.model_copy(update={"state": state, "frozen": frozen})}
 
 
 def _renamed(roster: Roster, event: ArmRenamed) -> Changes:

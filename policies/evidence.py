@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, fields
+from math import prod
 from typing import Self
 
 import numpy as np
@@ -26,9 +27,9 @@ class ArmStatistics:
     `updated` is the time of the last folded event in unix seconds, `former` are the arm's earlier names, oldest first,
     `like` the known arms that a new one is expected to earn as.
     Reward sums are over matured decisions, neither weighted nor discounted. `contributed` maps a feedback key to the
-    evidence that its words brought, as (tick, weight at that tick). `unanswered` counts decisions that nobody said
-    anything of in time, `delays` those with a reward by how long it took (policies/delays.py): failures, and successes
-    (½ and more).
+    evidence that its words brought, as (tick, number of cuts by then, weight at that tick). `unanswered` counts
+    decisions that nobody said anything of in time, `delays` those with a reward by how long it took
+    (policies/delays.py): failures, and successes (½ and more).
     """
 
     S: Array
@@ -51,7 +52,7 @@ class ArmStatistics:
     rates: list[tuple[int, float]] = field(default_factory=list)
     cuts: list[tuple[int, float]] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
-    contributed: dict[str, tuple[int, float]] = field(default_factory=dict)
+    contributed: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     former: list[str] = field(default_factory=list)
     like: list[str] = field(default_factory=list)
     unanswered: int = 0
@@ -191,13 +192,19 @@ class ArmStatistics:
             self.discount = discount
 
     def contribution(self, key: str) -> float:
-        """Σ wᵢ δᵢ that a feedback key's words have brought: what is left of it on the arm's clock."""
-        return self.strength(*self.contributed[key]) if key in self.contributed else 0.0
+        """Σ wᵢ δᵢ that a feedback key's words have brought: what is left of it on the arm's clock.
+
+        Its words are on matured decisions, so that every later cut is of all of it.
+        """
+        if key not in self.contributed:
+            return 0.0
+        tick, cuts, weight = self.contributed[key]
+        return weight * self._decay(tick) * prod(share for _, share in self.cuts[cuts:])
 
     def contribute(self, key: str, tick: int, weight: float) -> None:
         """Note that a key's word on the decision taken at `tick` counts with `weight`."""
         total = self.contribution(key) + self.strength(tick, weight)
-        self.contributed[key] = (self.tick, total)
+        self.contributed[key] = (self.tick, len(self.cuts), total)
 
     def to_bytes(self) -> bytes:
         """Exact serialisation: safetensors for the arrays, JSON in its metadata for the rest."""
@@ -218,7 +225,7 @@ class ArmStatistics:
             scalars["watch"] = Watch(*(Run(*side) for side in scalars["watch"]))
             scalars["alarms"] = [Alarm(*alarm) for alarm in scalars["alarms"]]
             contributed = scalars["contributed"].items()
-            scalars["contributed"] = {key: (int(tick), float(weight)) for key, (tick, weight) in contributed}
+            scalars["contributed"] = {key: (int(at), int(cuts), float(w)) for key, (at, cuts, w) in contributed}
             return cls(S, e, P, **scalars)
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"arm statistics of {len(data)} bytes are not readable: {error}") from error
@@ -230,13 +237,18 @@ class ArmStatistics:
         """wᵢ δᵢ of the decision taken at `tick`."""
         if not 1 <= tick <= self.tick:
             raise ValueError(f"tick is {tick}, expected 1 to {self.tick}, the arm's decisions so far")
-        left, since = checks.number("weight", weight, 0), tick
-        for until, discount in (*self.rates, (self.tick, self.discount)):
-            left *= discount ** max(0, until - since)
-            since = max(since, until)
+        left = checks.number("weight", weight, 0) * self._decay(tick)
         for last, share in self.cuts:
             left *= share if tick <= last else 1.0
         return float(left)
+
+    def _decay(self, tick: int) -> float:
+        """The product of the discounts since `tick`."""
+        left, since = 1.0, tick
+        for until, discount in (*self.rates, (self.tick, self.discount)):
+            left *= discount ** max(0, until - since)
+            since = max(since, until)
+        return left
 
     def _cut(self, last: int, share: float) -> None:
         self.S *= share

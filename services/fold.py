@@ -143,8 +143,9 @@ class Fold:
     def _hear(self, feedback: Feedback, ledger: Ledger) -> None:
         known = {member: found for member in feedback.members if (found := self._find(member, ledger))}
         if feedback.late and not self._rules.learn_late:
+            expire = partial(rewards.closed, status="timed_out", weight=1.0 / len(feedback.members))
             for member in known:  # its time-out will not come any more
-                self._change(member, feedback.time, ledger, partial(rewards.closed, status="timed_out"))
+                self._change(member, feedback.time, ledger, expire)
             return
         heard = [member for member, (_, row) in known.items() if rewards.hears(row, feedback, self._rules)]
         shares = credit(self._config.credit, len(heard), self._config.credit_discount)
@@ -158,10 +159,12 @@ class Fold:
         steps = [found for member in heard if (found := self._find(member, ledger))]
         if not steps or (feedback.decision_id and steps[0][0].step):
             return
-        first, lesson = steps[0][1], rewards.lesson(steps[0][1], self._rules)
-        reward = lesson.reward if lesson else None
-        self.watch.count([row.watched for _, row in steps if row.watched], first.counted, reward)
-        self.rows[heard[0]] = first.model_copy(update={"counted": reward})
+        rows = dict(zip(heard, (row for _, row in steps), strict=True))
+        keeper = next((member for member, row in rows.items() if row.counted), heard[0])
+        lesson = rewards.lesson(rows[heard[0]], self._rules)
+        unit = [row.watched for row in rows.values() if row.watched]
+        counted = self.watch.count(unit, rows[keeper].counted, lesson.reward if lesson else None)
+        self.rows[keeper] = rows[keeper].model_copy(update={"counted": counted})
 
     def _freeze(self, mode: Mode) -> None:
         """Keep every arm as it is now, or give up what was kept."""
@@ -273,7 +276,9 @@ class Fold:
         self.touched = self.touched - {event.arm} | {event.to}
         self.removed = self.removed - {event.to} | {event.arm}
         if kept := self.states.get(FROZEN + event.arm):
-            self._set_state(FROZEN + event.to, kept)
+            frozen = ArmStatistics.from_bytes(kept)
+            frozen.former.append(event.arm)
+            self._set_state(FROZEN + event.to, frozen.to_bytes())
             self._set_state(FROZEN + event.arm, b"")
         self._follow_names()
 

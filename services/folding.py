@@ -21,7 +21,7 @@ from services.fold import Fold
 from services.rewards import FeedbackRules
 from services.watch import WatchConfig
 
-_FORMAT = 1  # of what is folded; another one folds everything again
+_FORMAT = 2  # of what is folded; another one folds everything again
 _RECENT = 10_000  # decisions that are kept at hand
 
 Beat = Callable[[str], Awaitable[None]]

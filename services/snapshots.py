@@ -62,6 +62,7 @@ class SnapshotFollower:
         self._first_mode: Mode = mode
         self.mode = mode
         self.watched: bytes | None = None
+        self.guard: GuardView | None = None  # what the guard has found, as of the last snapshot
         self._follow_arms()
 
     async def start(self, router: str) -> None:
@@ -70,11 +71,6 @@ class SnapshotFollower:
         self._seen = await self._store.latest_version_id()
         self.mode = await self._store.mode() or self._first_mode
         await self._take()
-
-    @property
-    def guard(self) -> GuardView | None:
-        """What the guard has found, as of the last snapshot; None before it has seen anything."""
-        return guard_view(self.watched)
 
     @property
     def frozen(self) -> bool:
@@ -157,7 +153,9 @@ class SnapshotFollower:
         for arm in changed:
             self.posterior.swap(prepared[arm] if arm in prepared else self.posterior.prepare(arm, self._empty()))
         self._known, self.folded = changes.names, changes.folded
-        self.watched = changes.blobs.get(WATCH, self.watched)
+        if WATCH in changes.blobs:
+            self.watched = changes.blobs[WATCH]
+            self.guard = guard_view(self.watched)
         self._advance(changes.version, changes.position, changed)
 
     def _empty(self) -> ArmStatistics:

@@ -7,7 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from cluster.events import Decision
-from cluster.learner_store import Watched
+from cluster.learner_store import Counted, Watched
 from policies import Context, Policy, PolicyConfig, create
 from policies.context import ContextMap
 from policies.evidence import ArmStatistics
@@ -77,20 +77,29 @@ class Watch:
             others={name: weight(arm) for name, arm in others.items()},
         )
 
-    def count(self, unit: Sequence[Watched], before: float | None, reward: float | None) -> None:
-        """Count a unit with its reward in place of the one `before`; the guard takes a unit's first reward only."""
-        if not unit or before == reward:
-            return
+    def count(self, unit: Sequence[Watched], before: Counted | None, reward: float | None) -> Counted | None:
+        """Count a unit with its reward in place of what was counted `before`, when it may have had fewer steps.
+
+        The guard takes a unit's first reward only, whatever is withdrawn and said again.
+        """
+        if not unit or (before is None and reward is None):
+            return before
+        after = Counted(reward=reward, weights=_weights(unit))
+        if before == after:
+            return after
         self.touched = True
-        for name, weight in _weights(unit).items():
-            tally = self.tallies.setdefault(name, Tally())
-            if before is not None:
-                tally.add(weight, before, -1)
-            if reward is not None:
-                tally.add(weight, reward)
+        if before:
+            self._add(before, -1)
+        self._add(after, 1)
         if before is None and reward is not None and all(step.guarded for step in unit):
             own, reference = prod(step.own for step in unit), prod(step.reference for step in unit)
             self.guard.observe(own, reference, reward, same=all(step.same for step in unit))
+        return after
+
+    def _add(self, counted: Counted, times: int) -> None:
+        if counted.reward is not None:
+            for name, weight in counted.weights.items():
+                self.tallies.setdefault(name, Tally()).add(weight, counted.reward, times)
 
     def reset_guard(self) -> None:
         """Begin anew."""

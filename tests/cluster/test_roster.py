@@ -42,6 +42,8 @@ async def test_a_change_is_written_once_with_its_event(store: Store) -> None:
         ([REMOVED], "removed"),
         ([ABSENT], "absent"),
         ([ABSENT, REGISTERED], "active"),
+        ([FREEZE, ABSENT, REGISTERED], "frozen"),
+        ([FREEZE, ABSENT, REGISTERED, UNFREEZE], "active"),
         ([REMOVED, ABSENT], "removed"),
         ([FREEZE, REMOVED, REGISTERED], "active"),
     ],

@@ -19,6 +19,7 @@ from cluster.events import (
 )
 from cluster.learner_store import LedgerRow
 from policies.context import ContextMap
+from policies.drift import Alarm
 from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig
 from services.fold import Fold
@@ -294,6 +295,19 @@ class TestKeys:
         assert ledger["inbox"].e == pytest.approx(0.9 * x)
         assert pytest.approx(0.9 * np.outer(x, x) + 0.1 * np.outer(y, y)) == ledger["inbox"].S
 
+    def test_what_a_cut_takes_of_an_arm_it_takes_of_every_key(self, contexts: ContextMap) -> None:
+        """New weights, then a drift while decisions are under way: a key holds what is left of its words."""
+        ids = [f"d{i}" for i in range(9)]
+        ledger = Ledger(contexts, FeedbackRules(key_cap=100.0)).take(*(decision(id_) for id_ in ids[:6]))
+        ledger.take(*(reward(id_, 1.0) for id_ in ids[:3]))
+        ledger.take(ArmRegistered(time=2.0, arm="inbox", adapter_hash="v2"), reward("d3", 1.0))
+        ledger.take(*(decision(id_, adapters={"inbox": "v2"}) for id_ in ids[6:]), reward("d6", 1.0))
+        ledger["inbox"].drifted(Alarm(7, 2.0, worse=True, restored=False, kappa=0.1), 0.5)
+        ledger.take(reward("d4", 1.0), reward("d8", 1.0))
+        arm = ArmStatistics.from_bytes(ledger["inbox"].to_bytes())
+        words = [row for row in ledger.rows.values() if row.rewards]
+        assert arm.contribution("anonymous") == pytest.approx(sum(arm.strength(row.tick, 1.0) for row in words))
+
     def test_who_has_room_is_heard_beside_who_has_none(self, contexts: ContextMap) -> None:
         ledger = Ledger(contexts, FeedbackRules(key_cap=1.0)).take(decision("d1"), reward("d1", 0.0, key="loud"))
         ledger.take(decision("d2"), reward("d2", 0.0, key="loud", source="x"), reward("d2", 1.0, key="quiet"))
@@ -337,6 +351,12 @@ class TestTimeouts:
         assert same(late["inbox"], Ledger(contexts).take(decision("d1"), reward("d1", 1.0))["inbox"])
         late.take(reward("d1", 0.0, late=True, previous=1.0))
         assert counts(late["inbox"]) == (1, 0, 1, 0.0)
+
+    def test_an_episode_that_late_feedback_closes_weighs_as_one_observation(self, generous: Ledger) -> None:
+        ids = ("d1", "d2", "d3", "d4")
+        generous.take(*(decision(id_, episode="e") for id_ in ids), *(completion(id_) for id_ in ids))
+        generous.take(reward("e", 1.0, *ids, late=True))
+        assert [row.weight for row in generous.rows.values()] == [0.25] * 4
 
     def test_late_feedback_may_come_before_the_time_out(self, contexts: ContextMap) -> None:
         late = Ledger(contexts, FeedbackRules(learn_late=True)).take(decision("d1"), reward("d1", 1.0, late=True))

@@ -80,7 +80,8 @@ async def test_a_decision_and_what_became_of_it(world: World) -> None:
     assert view["observations"] == {"anonymous/judge": [0.5, False]}
     assert view["ledger"] == {
         "tick": 1, "arm": "calendar", "status": "matured", "weight": 1.0,
-        "rewards": {"anonymous/judge": 0.5}, "voices": {}, "answered": True, "counted": 0.5,
+        "rewards": {"anonymous/judge": 0.5}, "voices": {}, "answered": True,
+        "counted": {"reward": 0.5, "weights": {"linucb": 1.0, "supervised": 1.0}},
         "watched": {
             "own": 1.0, "reference": 1.0, "same": True, "guarded": True, "policy": "linucb", "others": {},
         },

@@ -10,7 +10,7 @@ from services.fold import WATCH
 from services.watch import guard_view
 from tests.services.conftest import MakeWorld
 from tests.services.test_watch import bad_policy
-from tests.services.world import World, eventually
+from tests.services.world import World, chat, eventually
 
 
 async def decided(world: World, text: str = "open the inbox") -> dict[str, Any]:
@@ -79,6 +79,24 @@ async def test_frozen_beliefs_do_not_move_and_nothing_is_lost(world: World) -> N
     known = posterior.statistics("inbox")
     assert (known.pulls, known.matured) == (3, 1)
     assert posterior.means(x).tolist() != means
+
+
+async def test_a_frozen_arm_keeps_its_beliefs_under_another_name(world: World) -> None:
+    await world.say({"decision_id": (await world.ask("open the inbox"))["id"], "reward": 0})
+    await set_mode(world, "frozen")
+    await world.ask("open the inbox")
+    await world.fold()
+    before = (await world.post("/v1/route", chat("open the inbox"))).json()
+    await world.post("/v1/bandit/arms/inbox/rename", {"to": "mail"})
+    await world.fold()
+    after = (await world.post("/v1/route", chat("open the inbox"))).json()
+    names = {"inbox": "mail"}
+    known = {names.get(arm["arm"], arm["arm"]): arm for arm in before["arms"]}
+    assert (after["arm"], after["supervised"]) == ("mail", "mail")
+    for arm in after["arms"]:
+        assert (arm["mean"], arm["width"], arm["gate"]) == pytest.approx(
+            tuple(known[arm["arm"]][number] for number in ("mean", "width", "gate"))
+        )
 
 
 async def test_a_router_that_starts_while_it_is_frozen_has_the_frozen_beliefs(make_world: MakeWorld) -> None:

@@ -178,7 +178,7 @@ async def test_no_version_is_taken_over_in_part(world: World, follower: Snapshot
     """Each commit pulls two arms once: whoever sees them differ has mixed two versions."""
     enough = asyncio.Event()
     committing = asyncio.create_task(commit_pairs(world, enough))
-    seen = set()
+    seen: set[int] = set()
     while len(seen) < 12 and not committing.done():
         await follower.refresh(block_ms=50)
         pulls = [follower.posterior.statistics(arm).pulls for arm in ("inbox", "claims")]

@@ -82,6 +82,25 @@ def test_a_correction_replaces_and_a_withdrawal_takes_back(contexts: ContextMap)
     assert fold.watch.guard.units == 2  # the guard has taken the first words
 
 
+def test_what_is_withdrawn_and_said_again_is_no_second_unit(contexts: ContextMap) -> None:
+    """So that nobody raises the guard's alarm by toggling one decision."""
+    fold = folded(
+        contexts, logged("d0", "inbox"), *[reward("d0", value) for value in (0.0, None) * 5], reward("d0", 0.5)
+    )
+    assert fold.watch.guard.units == 1
+    assert (fold.watch.tallies["linucb"].score().units, fold.watch.tallies["linucb"].score().value) == (1, 0.5)
+
+
+def test_an_episode_that_has_grown_since_its_reward_is_counted_anew(contexts: ContextMap) -> None:
+    steps = [logged(f"d{i}", "inbox", episode="e") for i in range(3)]
+    fold = folded(contexts, *steps[:2], reward("e", 0.0, "d0", "d1"), steps[2])
+    for value in (0.0, 1.0):
+        fold.apply(reward("e", value, "d0", "d1", "d2"), {})
+        found = fold.watch.tallies["linucb"].score()
+        assert (found.units, found.mean_weight, found.value) == (1, 8.0, value)
+    assert fold.watch.guard.units == 1
+
+
 def test_an_episode_is_one_unit(contexts: ContextMap) -> None:
     steps = [logged("d0", "inbox", episode="e"), logged("d1", "claims", episode="e", explored=True)]
     fold = folded(contexts, *steps, reward("e", 1.0, "d0", "d1"))
