@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 
-from cluster.archive import Archive
+from cluster.archive import Archive, Damaged
 from cluster.checkpoint import Checkpoint
 from cluster.connection import UNAVAILABLE
 from cluster.learner_store import Changes, LedgerRow
@@ -96,9 +96,11 @@ class Learner:
         changes, archive = await self._store.changes(), self._store.archive
         self._version, self._position, self._folded = changes.version, changes.position, changes.folded
         self._goal, self._outdated = changes.rebuilding, list[str]()
-        sealed = await asyncio.to_thread(lambda: archive.last) if archive else START
+        outdated = changes.version > 0 and changes.signature != self._folding.signature
+        needed = outdated or not changes.version
+        sealed = await asyncio.to_thread(_end, archive, needed=needed) if archive else START
         lost = stream_order(changes.position) < stream_order(sealed)
-        if lost or (changes.version and changes.signature != self._folding.signature):
+        if lost or outdated:
             log.warning("the fold is %s, expected %s: folding again", changes.signature, self._folding.signature)
             await self._rebuild(changes, sealed)
         else:
@@ -180,3 +182,14 @@ class Learner:
             while not running.done():
                 running.cancel()  # more than once: on Python 3.11 the Redis client can swallow one
                 await asyncio.wait([running], timeout=0.1)
+
+
+def _end(archive: Archive, *, needed: bool) -> str:
+    """Where the archive ends. A damaged one stops only whom it is `needed` by; its alarm is the Sealer's."""
+    try:
+        return archive.last
+    except Damaged as error:
+        if needed:
+            raise
+        log.warning("going on from what is committed, without the archive: %s", error)
+        return START

@@ -43,7 +43,6 @@ class Sealer:
         """Seal until cancelled."""
         while True:
             try:
-                await asyncio.to_thread(self._sweep)
                 await self.step(time.time())
             except UNAVAILABLE as error:
                 log.warning("sealing waits for the store: %s", error)
@@ -57,6 +56,7 @@ class Sealer:
         The number of segments sealed. Whatever fails becomes an alarm; only a store that is away raises.
         """
         try:
+            await asyncio.to_thread(self._sweep)
             sealed = 0
             while await self._seal(now):
                 sealed += 1

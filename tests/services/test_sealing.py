@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from cluster.archive import Archive
+from cluster.archive import Archive, Damaged
 from cluster.events import Event
 from cluster.settings import Settings
 from policies.context import ContextMap
+from policies.prior import LearningConfig
 from services.configuration import feedback_rules, learning_config, make_store
 from services.folding import Folding
 from services.learner import Learner
@@ -205,6 +206,41 @@ async def test_a_directory_that_fails_alarms_and_learning_goes_on(
         assert "pointsman_sealing_failed 0.0" in (await world.http.get("/metrics")).text
         await end(running)
     assert len(await log(world)) == before + 6
+
+
+async def test_a_leftover_that_cannot_be_swept_away_is_an_alarm_too(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    (archive(world).directory / "somebodys.part").mkdir(parents=True)
+    with caplog.at_level(logging.CRITICAL):
+        running = asyncio.create_task(sealer(world).run())
+
+        async def alarmed() -> bool:
+            return "somebodys.part" in (await world.store.alarms()).get("sealing", "")
+
+        await eventually(alarmed)
+        await end(running)
+
+
+async def test_a_damaged_archive_does_not_stop_a_learner_that_needs_nothing_of_it(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await traffic(world, 0, 8)
+    await sealer(world).step(COLD)
+    archive(world).segments()[0].path.write_bytes(b"no segment")
+    damaged = Archive(archive(world).directory)
+    other = make_store(world.settings)
+    other.archive = damaged
+    async with other:
+        with caplog.at_level(logging.CRITICAL):
+            again = Learner(other, world.contexts, learning_config(world.settings))
+            await again.start(world.registry)
+            await world.store.decide(decision("next", time=time.time()))
+            await again.step()
+            assert (await committed(world))["inbox"].pulls == 9
+            changed = Learner(other, world.contexts, LearningConfig(discount=0.5))
+            with pytest.raises(Damaged, match="is not readable"):
+                await changed.start(world.registry)
 
 
 async def test_another_directory_is_not_taken_for_the_archive(world: World, tmp_path: Path) -> None:
