@@ -78,9 +78,10 @@ def _made_of(episodes: Sequence[Episode]) -> str:
 
 async def _encode(episodes: Sequence[Episode]) -> npt.NDArray[np.float16]:
     from examples.miniwob.train_router import read_features  # the engine takes seconds to import
-    from services.engine.peft import PeftEngine
+    from services.engine.loading import load
+    from services.engine.routed import RoutedEngine
 
-    engine = PeftEngine(str(MODEL), {}, max_batch=1)
+    engine = RoutedEngine(load(str(MODEL)), {}, max_batch=1, kv_tokens=1024)
     try:
         return (await read_features(engine, episodes)).astype(np.float16)
     finally:

@@ -67,7 +67,12 @@ class ModelSettings(Group):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Number format of the weights.")
     threads: int = Field(0, ge=0, description="Torch CPU threads of a replica; 0 leaves torch's own choice.")
     max_batch: int = Field(16, ge=1, description="Requests generated together.")
-    batch_window_ms: float = Field(5, ge=0, description="How long a request waits for others to join its batch.")
+    max_mixture: int = Field(4, ge=1, description="Adapters that one request mixes at most.")
+    kv_tokens: int = Field(
+        16384, ge=64, description="Tokens whose keys and values a replica holds, of one request or of all together."
+    )
+    lora_pages: int = Field(32, ge=1, description="Pages of 8 ranks for the adapters of running requests.")
+    prefill_chunk: int = Field(512, ge=1, description="Prompt tokens read at most between two tokens of the answers.")
     max_tokens: int = Field(256, ge=1, description="Most tokens of one answer, and the default of `max_tokens`.")
     encode_blocks: int = Field(
         2, ge=1, description="Decoder blocks that run before the router's text features are read."

@@ -24,7 +24,8 @@ from services.configuration import (
     sealing_config,
     watch_config,
 )
-from services.engine.peft import PeftEngine
+from services.engine.loading import load
+from services.engine.routed import RoutedEngine
 from services.gateway import build_gateway
 from services.learner import Learner
 from services.model import Model, ModelReplica, RemoteModel
@@ -88,13 +89,14 @@ class ModelDeployment(ModelReplica):
         if model.threads:
             torch.set_num_threads(model.threads)
         registry = Registry(model.adapters)
-        engine = PeftEngine(
-            model.path,
+        engine = RoutedEngine(
+            load(model.path, dtype=model.dtype, device="cuda" if model.gpus else "cpu"),
             registry.paths,
-            dtype=model.dtype,
-            device="cuda" if model.gpus else "cpu",
             max_batch=model.max_batch,
-            batch_window_ms=model.batch_window_ms,
+            max_mixture=model.max_mixture,
+            kv_tokens=model.kv_tokens,
+            lora_pages=model.lora_pages,
+            prefill_chunk=model.prefill_chunk,
             encode_blocks=model.encode_blocks,
             image_cache=model.image_cache,
         )

@@ -15,7 +15,8 @@ from examples.miniwob.paths import ADAPTERS, COMPARISONS, MODEL, WORSE
 from examples.miniwob.reporting import progress_bar
 from services.adapters.registry import Registry
 from services.engine.base import Engine, Message, Part, Prompt, Sampling
-from services.engine.peft import PeftEngine
+from services.engine.loading import load
+from services.engine.routed import RoutedEngine
 
 Columns = dict[str, Path | None]
 """What to measure: the LoRA of each column, None for the base alone."""
@@ -74,7 +75,7 @@ def measure(model: Path, columns: Columns, episodes: Sequence[Episode], processe
 def _measure(model: Path, columns: Columns, episodes: Sequence[Episode]) -> dict[str, tuple[bool, ...]]:
     torch.set_num_threads(1)
     adapters = {name: path for name, path in columns.items() if path}
-    engine = PeftEngine(str(model), adapters, max_batch=_BATCH, image_cache=_BATCH)
+    engine = RoutedEngine(load(str(model)), adapters, max_batch=_BATCH, image_cache=_BATCH)
     try:
         return asyncio.run(solve(engine, columns, episodes))
     finally:

@@ -12,7 +12,8 @@ from examples.miniwob.paths import MODEL, ROUTER
 from examples.miniwob.train_router import read_features
 from policies.checks import Array, Mask
 from policies.context import ContextMap
-from services.engine.peft import PeftEngine
+from services.engine.loading import load
+from services.engine.routed import RoutedEngine
 
 _RIDGE: Final = 1e-3
 
@@ -32,7 +33,7 @@ def probe(episodes: Sequence[Episode]) -> dict[str, float]:
 
 
 def _features(episodes: Sequence[Episode]) -> Array:
-    engine = PeftEngine(str(MODEL), {})
+    engine = RoutedEngine(load(str(MODEL)), {})
     try:
         return asyncio.run(read_features(engine, episodes))
     finally:

@@ -27,7 +27,8 @@ from policies.training.classifier import ClassifierConfig, EpochReport, train_cl
 from services.adapters.registry import BASE, Registry
 from services.configuration import learning_config
 from services.engine.base import Engine
-from services.engine.peft import PeftEngine
+from services.engine.loading import load
+from services.engine.routed import RoutedEngine
 
 app = typer.Typer(add_completion=False)
 
@@ -51,7 +52,7 @@ def main(
     log_to("train_router")
     registry = Registry(ADAPTERS)
     known = [family for family in KEPT if family not in NEWER]
-    engine = PeftEngine(str(MODEL), registry.paths, max_batch=64)
+    engine = RoutedEngine(load(str(MODEL)), registry.paths, max_batch=64)
     try:
         data = asyncio.run(_measure(engine, registry, _training(known, screens), measured))
         held_out = [episode for episode in load_all() if episode.family in known][::3]

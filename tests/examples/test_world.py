@@ -20,7 +20,8 @@ from examples.miniwob.probe import probe
 from examples.miniwob.train_router import judge, read_features
 from policies.context import ContextMap
 from services.adapters.registry import Registry
-from services.engine.peft import PeftEngine
+from services.engine.loading import load
+from services.engine.routed import RoutedEngine
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -98,7 +99,7 @@ def test_a_worse_version_hurts_where_another_adapter_would_do(table: Outcomes) -
 async def test_the_outcome_table_is_what_the_engine_does(episodes: list[Episode], table: Outcomes) -> None:
     """A sample of it, column by column."""
     columns = columns_of(Registry(ADAPTERS))
-    engine = PeftEngine(str(MODEL), {name: path for name, path in columns.items() if path})
+    engine = RoutedEngine(load(str(MODEL)), {name: path for name, path in columns.items() if path})
     try:
         measured = await solve(engine, columns, episodes[:: len(episodes) // 12])
     finally:
@@ -112,7 +113,7 @@ async def test_the_router_knows_the_families_it_saw_and_the_cold_bandit_ranks_as
     episodes: list[Episode],
 ) -> None:
     known = [episode for episode in episodes if episode.family not in NEWER][::7]
-    engine = PeftEngine(str(MODEL), {})
+    engine = RoutedEngine(load(str(MODEL)), {})
     try:
         features = await read_features(engine, known)
     finally:

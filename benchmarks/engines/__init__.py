@@ -1,0 +1,1 @@
+"""What the benchmarks of the engine share: models, requests, and the ways to answer them."""
