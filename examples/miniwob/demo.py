@@ -62,32 +62,36 @@ def main(
             raise typer.BadParameter(f"{file}: no such directory")
     if live:
         _live(quick, seed, json_file)
-        return
-    table = Outcomes.load()
-    story = tell(load_all(), table, QUICK if quick else FULL, seed)
+    else:
+        _recorded(
+            tell(load_all(), Outcomes.load(), QUICK if quick else FULL, seed), concurrency, delay, picture, json_file
+        )
+
+
+def _recorded(story: Story, concurrency: int, delay: int, picture: Path, json_file: Path | None) -> None:
+    """Run the story and report; SystemExit(1) where a promise is not kept."""
     with _serving() as service:
         started = time.monotonic()
         served, feedback = asyncio.run(_drive(service, story, concurrency, delay))
         seconds = round(time.monotonic() - started, 1)
         state = service.settled(feedback["recorded"])
-        log = service.log()
-        replay = service.replayed()
-    console.print(tables.bandit(state))
+        replay, hashes = service.replayed(), _hashes(served, service.log())
+    table = Outcomes.load()
     lived = [Lived(one.task.phase, one.task.episode.id, one.arm, one.supervised, one.success) for one in served]
     success = courses(lived, table, story)
-    marks = {story.begins[ALL]: "newer families", story.swap: f"{story.regressing} silently worse"}
-    plot.draw(success, [one.arm for one in served], marks, picture, table.arms)
-    console.print(_by_family(served))
     figures = {
         "n": len(served),
         "seconds": seconds,
         "feedback": feedback,
         "matured": sum(arm["matured"] for arm in state["arms"]),
-        "agreement": agreement(lived, _hashes(served, log), table),
+        "agreement": agreement(lived, hashes, table),
         "replay": replay,
         "regressing": story.regressing,
         **{name: line(course)._asdict() for name, course in success.items()},
     }
+    marks = {story.begins[ALL]: "newer families", story.swap: f"{story.regressing} silently worse"}
+    plot.draw(success, [one.arm for one in served], marks, picture, table.arms)
+    console.print(tables.bandit(state), _by_family(served))
     title = f"{len(served)} requests in {seconds} s; the picture is {picture}"
     report(title, _lines(success), checks(figures), json_file, **figures)
 
