@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks.reporting import Check, report
 from examples.miniwob.comparison import LAST, line
-from examples.miniwob.families import FAMILIES, NEWER
+from examples.miniwob.families import NEWER
 from examples.miniwob.live import LiveTask, Played, fresh, play
 from examples.miniwob.outcomes import Outcomes
 from examples.miniwob.progress import SuccessBar
@@ -23,9 +23,8 @@ QUICK, FULL = 160, 600
 _PLAYERS = 4
 
 
-def tasks(n: int, seed: int) -> list[LiveTask]:
+def tasks(families: list[str], n: int, seed: int) -> list[LiveTask]:
     """A quarter of the n episodes over known families, the rest over all; the second half is after the swap."""
-    families = sorted(FAMILIES)
     known, quarter = [family for family in families if family not in NEWER], n // 4
     return fresh({KNOWN: (known, quarter), ALL: (families, quarter), REGRESSED: (families, n - 2 * quarter)}, seed)
 
@@ -33,8 +32,9 @@ def tasks(n: int, seed: int) -> list[LiveTask]:
 def run(service: Service, n: int, seed: int, json_file: Path | None) -> None:
     """Play n episodes and report; SystemExit(1) where a promise is not kept."""
     started = time.monotonic()
-    adapter = regressing(Outcomes.load())
-    played, feedback = asyncio.run(_drive(service, tasks(n, seed), adapter))
+    table = Outcomes.load()
+    adapter = regressing(table)
+    played, feedback = asyncio.run(_drive(service, tasks(sorted(table.families), n, seed), adapter))
     seconds = round(time.monotonic() - started, 1)
     steps = sum(len(one.arms) for one in played)
     state = service.settled(steps)
