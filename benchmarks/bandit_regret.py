@@ -18,10 +18,10 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.regret import plots
 from benchmarks.regret.campaign import Tuned, measure, tune
-from benchmarks.regret.learners import FIXED, GRIDS, SHIPPED
+from benchmarks.regret.learners import FIXED, GRIDS
 from benchmarks.regret.scenarios import SCENARIOS
 from benchmarks.regret.simulation import Lived
-from benchmarks.regret.verdict import judge, rows
+from benchmarks.regret.verdict import SHIPPED, judge, rows
 from benchmarks.reporting import report
 from examples.miniwob.reporting import progress_bar
 

@@ -100,7 +100,7 @@ class RouterSettings(Group):
     epsilon_uniform: Fraction = Field(0.03, description="Share of decisions uniform over plausible and new arms.")
     burn_in: int = Field(20, ge=0, description="Decisions during which an arm is always among the explored ones.")
     episode_margin: float = Field(
-        0.05, ge=0, description="Gain in score above which an episode goes on with another arm than its last one."
+        0.3, ge=0, description="Gain, without exploring, for which an episode goes on with another arm than its last."
     )
     all_widths: int = Field(256, ge=1, description="Arms up to which each one's width is computed for a decision.")
     top_widths: int = Field(32, ge=1, description="Above `all_widths`: arms, best by mean, whose widths are computed.")

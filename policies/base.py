@@ -30,6 +30,9 @@ class Policy(ABC):
     """
 
     name: ClassVar[str]
+    optimistic: ClassVar[bool] = False
+    """Whether scores add α·width. In an episode only the first step goes by them: its steps are pending together, so
+    the width of the arm that serves shrinks, and a change of arms would blur what the one reward is for."""
     draws: int = 0
     """Draws that the target is estimated from; 0: it is exact."""
 
@@ -70,10 +73,11 @@ class Policy(ABC):
         request, scores = self._scored(contexts, eligible, costs)
         best = scores.argmax(axis=1)
         target, supervised = self.target(request, scores), _supervised(request, best)
+        lasting = request.beliefs.means - request.penalties if self.optimistic else scores
         candidates = self._candidates(request)
         choices = []
         for i, (seed, course) in enumerate(zip(seeds, courses or [None] * len(seeds), strict=True)):
-            reasons = (request.arms, scores[i], target[i], candidates[i])
+            reasons = (request.arms, scores[i], lasting[i], target[i], candidates[i])
             scored = Scored(*reasons, int(best[i]), int(supervised[i]), seed)
             choices.append(self._choice(self._step(scored, course), scored, request, i))
         return choices

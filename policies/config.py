@@ -11,9 +11,9 @@ class PolicyConfig:
 
     alpha: widths added to a mean.  epsilon_*: shares of decisions that follow the supervised arm, or spread over the
     plausible arms.  cost_per_ms: reward that a millisecond of waiting is worth.  burn_in: pulls during which a new arm
-    counts as plausible.  fixed_arm: what the policy "fixed" serves.  episode_margin: gain in score above which an
-    episode goes on with another arm.  all_widths: arms up to which every width is computed; above it only those of the
-    `top_widths` best means and of new arms.  neighbours: examples that "knn" asks.  samples: draws of "lints".
+    counts as plausible.  fixed_arm: what the policy "fixed" serves.  episode_margin: gain in lasting score above which
+    an episode goes on with another arm.  all_widths: arms up to which every width is computed; above it only those of
+    the `top_widths` best means and of new arms.  neighbours: examples that "knn" asks.  samples: draws of "lints".
     """
 
     alpha: float = 0.2
@@ -22,7 +22,7 @@ class PolicyConfig:
     cost_per_ms: float = 0.0001
     burn_in: int = 20
     fixed_arm: str = "base"
-    episode_margin: float = 0.05
+    episode_margin: float = 0.3
     all_widths: int = 256
     top_widths: int = 32
     neighbours: int = 15

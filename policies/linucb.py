@@ -13,6 +13,7 @@ class LinUCB(Policy):
     """score = θᵀx + α√(xᵀ(V+P)⁻¹x) − c·cost."""
 
     name = "linucb"
+    optimistic = True
 
     def score(self, request: Request) -> Array:
         return request.beliefs.optimism

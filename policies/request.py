@@ -46,12 +46,14 @@ class Request(NamedTuple):
 class Scored(NamedTuple):
     """What the pick for one request goes by.
 
-    scores [K] rank the arms for this policy, `best` leads them; target [K] is the policy's own distribution before the
+    scores [K] rank the arms for this policy, `best` leads them; lasting [K] are the scores without what they add for
+    exploring, by which an episode's later steps go; target [K] is the policy's own distribution before the
     mixing; candidates [K] are the plausible and the new arms.
     """
 
     arms: tuple[str, ...]
     scores: Array
+    lasting: Array
     target: Array
     candidates: Mask
     best: int
@@ -59,11 +61,11 @@ class Scored(NamedTuple):
     seed: str
 
     def sticky(self, arm: str, margin: float) -> int:
-        """Position of `arm`, unless it is not eligible or the best one's score is more than `margin` above its own."""
+        """Position of `arm`, unless it is not eligible or another lasts better, by more than `margin`."""
         if arm not in self.arms:
             return self.best
-        position = self.arms.index(arm)
-        return self.best if self.scores[self.best] - self.scores[position] > margin else position
+        position, other = self.arms.index(arm), int(self.lasting.argmax())
+        return other if self.lasting[other] - self.lasting[position] > margin else position
 
     def at(self, arm: str, otherwise: int) -> int:
         """Position of `arm`; `otherwise` if it is not eligible."""

@@ -61,7 +61,8 @@ def reason(decision: Decision, margin: float) -> str:
     elif ahead >= 0:
         why = f"its score was best: {_score(own)}" + (f", {ahead:.3f} above {leader}" if best else "")
     elif decision.step is not None and decision.step.number > 1:
-        why = f"its episode stays with it: {leader} was {-ahead:.3f} better, the margin is {margin:g}"
+        gain = best.mean - own.mean if best else 0.0
+        why = f"its episode goes by means and changes for a gain above {margin:g}: that of {leader} was {gain:+.3f}"
     else:
         why = f"the policy {decision.policy} always does"
     return f"served {served} because {why}"

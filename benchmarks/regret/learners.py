@@ -8,6 +8,7 @@ from benchmarks.regret.ours import Ours
 from benchmarks.regret.peers import MABWiser, ParetoBandit
 from benchmarks.regret.simulation import Learner, Run, simulate
 from benchmarks.regret.trial import Trial
+from benchmarks.regret.verdict import SHIPPED
 from policies import PolicyConfig
 from policies.prior import LearningConfig
 
@@ -15,8 +16,6 @@ Values = Mapping[str, float]
 """One point of a grid."""
 
 OURS: Final = ("linucb", "lints", "greedy")
-SHIPPED: Final = "as shipped"
-"""LinUCB with the defaults, never tuned to a world."""
 FIXED: Final = {"mlp": supervised, "best single": best_single}
 
 _LINEAR: Final = {

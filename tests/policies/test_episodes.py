@@ -83,6 +83,20 @@ def test_switching_needs_a_gain_above_the_margin() -> None:
         assert (second.arm, second.propensity, second.explored) == (arm, 1.0, False)
 
 
+def test_steps_without_a_reward_do_not_drive_an_episode_to_other_arms() -> None:
+    """They narrow the width of the arm that serves, so that by optimism its twin would be better."""
+    twins, belief = ("twin1", "twin2"), posterior("twin1", "twin2")
+    policy = create("linucb", belief, PolicyConfig(alpha=2.0, epsilon_supervised=0.0, epsilon_uniform=0.0))
+    served, course = [], None
+    for _ in range(5):
+        choice = policy.decide(context(0, {}), eligible=twins, costs={}, seed="e", course=course)
+        belief.overlay(choice.arm, context(0).x)
+        served.append(choice.arm)
+        course = choice.course
+    assert len(set(served)) == 1
+    assert policy.decide(context(0, {}), eligible=twins, costs={}, seed="another").arm not in served
+
+
 def test_an_arm_that_may_not_go_on_is_left() -> None:
     kept = PolicyConfig(epsilon_supervised=0.0, epsilon_uniform=0.99, burn_in=5)
     for policy in (greedy(1e6), create("linucb", posterior("new"), kept)):
