@@ -23,6 +23,7 @@ from policies.checks import Array
 _STAKES = 2.0 ** -np.arange(1, 8)  # shares of a bet's capital that one unit may cost
 _SHAPE = (2, len(_STAKES))
 _SHARE = 1 / (2 * len(_STAKES))
+_MOST = 700.0  # the logarithm of about the largest float
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ class Guard:
 
     @property
     def evidence(self) -> float:
-        """The capital as a share of 1/δ: the alarm is raised at 1."""
+        """The capital as a share of 1/δ: the alarm is raised at 1. Finite, however long it has been growing since."""
         if not self.units:
             return 0.0
         most = float(self.capital.max())
-        return float(np.exp(self.capital - most).sum() * np.exp(most) * self.config.delta)
+        logarithm = most + float(np.log(np.exp(self.capital - most).sum() * self.config.delta))
+        return float(np.exp(min(logarithm, _MOST)))
 
     def to_json(self) -> str:
         """Exact serialisation."""

@@ -1,5 +1,6 @@
 """The guard: seldom wrong however often it is asked, and quick where the policy is worse."""
 
+import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -143,3 +144,12 @@ def test_what_is_no_unit_is_refused(arguments: tuple[float, float, float], messa
 def test_a_setting_out_of_range_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} is -1"):
         GuardConfig(**{name: -1})
+
+
+def test_evidence_stays_a_number_however_long_the_alarm_stands() -> None:
+    guard = Guard(GuardConfig(delta=0.05, margin=0.0, weight=4.0, reference_weight=4.0))
+    for _ in range(2000):
+        guard.observe(0.0, 4.0, 1.0, same=False)
+    assert guard.alarm
+    assert 1 < guard.evidence < np.inf
+    json.dumps(guard.evidence, allow_nan=False)

@@ -1,5 +1,6 @@
 """Export and evaluation: the log leaves whole, batch by batch, and says what policies would have earned on it."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,19 +24,22 @@ ARMS = ["base", *FAMILIES]
 
 async def traffic(world: World, n: int = 400, *, steps: int = 1) -> None:
     """Uniform choices; what the instruction names succeeds. The last unit has no reward yet."""
-    rng = np.random.default_rng(0)
+    rng, made = np.random.default_rng(0), []
     for i in range(n):
         family, arm = FAMILIES[i // steps % 3], str(rng.choice(ARMS))
-        made = decision(
+        one = decision(
             f"d{i}", arm, episode=f"e{i // steps}" if steps > 1 else None, eligible=ARMS, costs=[0.0, 1.0, 2.0, 3.0],
             propensity=0.25, best=arm, supervised=family, features=features(f"task {i}: open the {family}").tobytes(),
         )  # fmt: skip
-        await world.store.decide(made)
-        if steps == 1 and i < n - 1:
-            await world.store.feedback([reward(made.id, float(arm == family))])
+        made.append(one)
+    await asyncio.gather(*map(world.store.decide, made[:-steps]))  # at once, for the disk is asked for each one alone
+    for one in made[-steps:]:
+        await world.store.decide(one)
     if steps > 1:
-        for e in range(n // steps - 1):
-            await world.store.feedback([_episode(e)])
+        said = [_episode(e) for e in range(n // steps - 1)]
+    else:
+        said = [reward(one.id, float(one.arm == one.supervised)) for one in made[:-1]]
+    await world.store.feedback(said)
     await world.fold()
 
 
