@@ -118,6 +118,8 @@ class ChatRequest(OpenAIFields):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     stop: str | list[str] | None = None
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
+    presence_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     metadata: Metadata = Field(default_factory=Metadata)
     routing: Routing = Field(default_factory=Routing)
 

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Zero = Annotated[float, Field(ge=0, le=0)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 NoTool = Literal["none", "auto"]
 
@@ -26,8 +25,6 @@ class OpenAIFields(BaseModel):
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     tools: Empty | None = None
     functions: Empty | None = None

@@ -62,13 +62,18 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy."""
+    """How tokens are drawn. `temperature` 0 is greedy.
+
+    frequency_penalty, presence_penalty: taken off a token's logit for each time, and once, that the answer has it.
+    """
 
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
 
     def at_most(self, tokens: int) -> "Sampling":
         """The same, for an answer of `tokens` tokens or fewer."""

@@ -1,5 +1,7 @@
 """Drawing the next token of one request."""
 
+from collections import Counter
+
 import torch
 
 from services.engine.base import Sampling
@@ -13,6 +15,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
+        self._drawn: Counter[int] = Counter()
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -21,14 +24,32 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is drawn."""
-        return self._sampling.temperature == 0
+        """Whether the most likely token is drawn, whatever was drawn before."""
+        return self._sampling.temperature == 0 and not self._penalises
 
     def draw(self, logits: torch.Tensor) -> int:
         """The next token id for logits [vocabulary]."""
         if self.greedy:
             return int(logits.argmax())
-        gaps = logits.double().cpu() - logits.max().item()  # at most 0, so that no temperature is too small
+        token = self._draw(self._penalised(logits.double().cpu()))
+        self._drawn[token] += 1
+        return token
+
+    @property
+    def _penalises(self) -> bool:
+        return bool(self._sampling.frequency_penalty or self._sampling.presence_penalty)
+
+    def _penalised(self, logits: torch.Tensor) -> torch.Tensor:
+        if not self._penalises or not self._drawn:
+            return logits
+        counts = torch.tensor(list(self._drawn.values()), dtype=logits.dtype)
+        penalties = self._sampling.frequency_penalty * counts + self._sampling.presence_penalty
+        return logits.index_add(0, torch.tensor(list(self._drawn)), -penalties)
+
+    def _draw(self, logits: torch.Tensor) -> int:
+        if self._sampling.temperature == 0:
+            return int(logits.argmax())
+        gaps = logits - logits.max()  # at most 0, so that no temperature is too small
         probabilities = torch.softmax(gaps / self._sampling.temperature, -1)
         ranked, tokens = probabilities.sort(descending=True)
         ranked[ranked.cumsum(-1) - ranked >= self._sampling.top_p] = 0

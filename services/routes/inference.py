@@ -108,4 +108,5 @@ def _sampling(chat: ChatRequest, most: int) -> Sampling:
     asked = chat.max_completion_tokens or chat.max_tokens or most
     if asked > most:
         raise ApiError(400, f"max_tokens: {asked}, expected at most {most}", param="max_tokens", code="invalid_value")
-    return Sampling(asked, chat.temperature, chat.top_p, chat.seed, chat.stops)
+    penalties = (chat.frequency_penalty, chat.presence_penalty)
+    return Sampling(asked, chat.temperature, chat.top_p, chat.seed, chat.stops, *penalties)

@@ -1,4 +1,4 @@
-"""Drawing tokens: greedy at 0, the nucleus above, and the same again with a seed."""
+"""Drawing tokens: greedy at 0, the nucleus above, the same again with a seed, less of what was said already."""
 
 from collections import Counter
 
@@ -53,3 +53,19 @@ def test_a_seed_repeats_the_draws() -> None:
 def test_no_temperature_breaks_the_batch(temperature: float, dtype: torch.dtype) -> None:
     logits = (1000 * LOGITS).to(dtype)
     assert set(draws(20, logits, temperature=temperature, seed=1)) == {1}
+
+
+def test_a_frequent_token_gives_way_and_a_present_one_only_once() -> None:
+    logits = torch.tensor([1.0, 0.5, -9.0])
+    frequent = Sampler(Sampling(1, frequency_penalty=0.3))
+    assert [frequent.draw(logits) for _ in range(6)] == [0, 0, 1, 0, 1, 0]
+    present = Sampler(Sampling(1, presence_penalty=0.6))
+    assert [present.draw(logits) for _ in range(4)] == [0, 1, 0, 0]
+    assert logits.tolist() == [1.0, 0.5, -9.0]
+
+
+def test_penalties_change_the_chances_too() -> None:
+    sampler = Sampler(Sampling(1, temperature=1.0, seed=1, presence_penalty=-2.0))
+    counts = Counter(sampler.draw(torch.zeros(50)) for _ in range(400))
+    assert max(counts.values()) > 10  # 8 each without the bonus for what was said already
+    assert not Sampler(Sampling(1, presence_penalty=1.0)).greedy
