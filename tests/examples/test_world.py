@@ -13,7 +13,7 @@ from safetensors import safe_open
 from examples.miniwob.episodes import Episode, load_all
 from examples.miniwob.evaluate import sample
 from examples.miniwob.families import FAMILIES, KEPT, NEWER
-from examples.miniwob.measurement import columns_of, hashes, solve
+from examples.miniwob.measurement import MIXTURES, columns_of, hashes, solve
 from examples.miniwob.outcomes import Outcomes, own, worse
 from examples.miniwob.paths import ADAPTERS, MODEL, ROUTER, WORSE
 from examples.miniwob.probe import probe
@@ -101,10 +101,10 @@ async def test_the_outcome_table_is_what_the_engine_does(episodes: list[Episode]
     columns = columns_of(Registry(ADAPTERS))
     engine = RoutedEngine(load(str(MODEL)), {name: path for name, path in columns.items() if path})
     try:
-        measured = await solve(engine, columns, episodes[:: len(episodes) // 12])
+        measured = await solve(engine, columns, episodes[:: len(episodes) // 12], MIXTURES)
     finally:
         engine.close()
-    assert table.columns == tuple(columns)
+    assert table.columns == (*columns, *MIXTURES)
     agreed = [was == now for id_, row in measured.items() for was, now in zip(table.table[id_], row, strict=True)]
     assert mean(agreed) >= 0.98
 
