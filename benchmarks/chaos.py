@@ -28,8 +28,8 @@ from cluster.store import Store
 from policies.context import ContextMap
 from services.adapters.registry import Registry
 from services.configuration import feedback_rules, learning_config, make_store
-from services.folding import Folding
-from services.verification import Verification, verify
+from services.learning.folding import Folding
+from services.learning.verification import Verification, verify
 
 _DEADLINE_S = 300.0
 

@@ -30,8 +30,8 @@ from policies.checks import Array
 from policies.posterior import Posterior
 from policies.prior import Prior
 from services.configuration import feedback_rules, learning_config, policy_config
-from services.folded import FoldedPosterior
-from services.folding import Folding
+from services.learning.folded import FoldedPosterior
+from services.learning.folding import Folding
 
 SEEDS, QUICK_SEEDS = 100, 20
 REQUESTS: Final = 2000

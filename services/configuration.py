@@ -6,11 +6,11 @@ from cluster.store import Store
 from policies import Policy, PolicyConfig, create
 from policies.guard import GuardConfig
 from policies.prior import LearningConfig
+from services.learning.rewards import FeedbackRules
+from services.learning.sealing import SealingConfig
+from services.learning.watch import WatchConfig
 from services.modes import Modes
-from services.rewards import FeedbackRules
-from services.sealing import SealingConfig
 from services.snapshots import SnapshotFollower
-from services.watch import WatchConfig
 
 _LEAST_SHARE = 1e-3
 

@@ -16,11 +16,11 @@ from policies.context import ContextMap
 from policies.prior import LearningConfig
 from services import arms
 from services.adapters.registry import Registry
-from services.fold import Fold
-from services.folding import Folding, Refold
-from services.rewards import FeedbackRules
-from services.sealing import Sealer, SealingConfig, checkpoint_path
-from services.watch import WatchConfig
+from services.learning.fold import Fold
+from services.learning.folding import Folding, Refold
+from services.learning.rewards import FeedbackRules
+from services.learning.sealing import Sealer, SealingConfig, checkpoint_path
+from services.learning.watch import WatchConfig
 
 log = logging.getLogger(__name__)
 _IDLE_MS = 500  # how long a step waits for the first event

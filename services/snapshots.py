@@ -18,8 +18,8 @@ from policies.checks import Array
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior, Prepared
 from services.arms import Arms
-from services.fold import FROZEN, WATCH
-from services.watch import GuardView, guard_view
+from services.learning.fold import FROZEN, WATCH
+from services.learning.watch import GuardView, guard_view
 
 log = logging.getLogger(__name__)
 _RETRY_S = 0.5

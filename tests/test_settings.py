@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from cluster.settings import Settings
 from policies.base import PolicyConfig
 from policies.prior import LearningConfig
+from services.cli.tables import settings_markdown
 from services.configuration import learning_config, policy_config
-from services.tables import settings_markdown
 
 ROOT = Path(__file__).parent.parent
 

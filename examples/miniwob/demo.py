@@ -25,7 +25,7 @@ from examples.miniwob.progress import SuccessBar
 from examples.miniwob.serving import Service, serving
 from examples.miniwob.story import ALL, REGRESSED, Story, tell
 from examples.miniwob.traffic import Agents, Served
-from services import tables
+from services.cli import tables
 
 QUICK, FULL = 2000, 5000
 _WHAT: Final = {

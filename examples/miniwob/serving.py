@@ -18,10 +18,10 @@ from policies import create
 from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
-from services.client import Client
+from services.cli.client import Client
 from services.configuration import feedback_rules, learning_config, make_store, policy_config
-from services.folding import Folding
-from services.replay import Replay
+from services.insight.replay import Replay
+from services.learning.folding import Folding
 
 _FOLD_PATIENCE_S = 60.0
 

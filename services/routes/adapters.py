@@ -3,9 +3,9 @@
 from fastapi import FastAPI
 
 from cluster.settings import Settings
-from services import inspection
 from services.edge.auth import needs
 from services.edge.errors import found
+from services.insight import inspection
 from services.router import Router
 
 

@@ -5,8 +5,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from cluster.settings import PolicyName, Settings
-from services import evaluation, export
 from services.edge.auth import needs
+from services.insight import evaluation, export
 from services.router import Router
 from services.schemas import Wire
 

@@ -6,10 +6,11 @@ from fastapi import FastAPI, Query
 
 from cluster.settings import Settings
 from cluster.store import StoredDecision
-from services import explanation, inspection, verification
 from services.edge.auth import Caller, needs
 from services.edge.errors import ApiError, found
-from services.explanation import DecisionExplanation
+from services.insight import explanation, inspection
+from services.insight.explanation import DecisionExplanation
+from services.learning import verification
 from services.router import Router
 
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from cluster.events import GuardReset, Mode, ModeChanged
 from cluster.settings import Settings
-from services import inspection
 from services.edge.auth import Caller, needs
+from services.insight import inspection
 from services.router import Router
 from services.schemas import Wire
 

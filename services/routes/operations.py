@@ -6,11 +6,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
 
-from services.answers import answers
 from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
+from services.insight.answers import answers
+from services.learning.sealing import ALARM
 from services.router import Router
-from services.sealing import ALARM
 
 _LEARNER_PATIENCE_S = 30.0
 

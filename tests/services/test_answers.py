@@ -7,8 +7,8 @@ from cluster.events import Event, Timeout
 from policies.context import ContextMap
 from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig
-from services.answers import Answers, answers, warnings
-from services.fold import Fold
+from services.insight.answers import Answers, answers, warnings
+from services.learning.fold import Fold
 from tests.services.test_fold import decision, reward
 from tests.services.world import World
 

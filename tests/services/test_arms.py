@@ -15,8 +15,8 @@ from services.arms import register
 from services.configuration import learning_config
 from services.engine.base import Message, Part, Prompt, Sampling
 from services.learner import Learner
+from services.learning.verification import verify
 from services.router import Call
-from services.verification import verify
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES
 from tests.services.test_replay import replayed

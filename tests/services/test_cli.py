@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.settings import ApiKey
-from services.cli import app, main
-from services.client import Client, ServiceError, user_message
+from services.cli.client import Client, ServiceError, user_message
+from services.cli.main import app, main
 from services.edge.auth import key_hash
 from tests.services.auth_keys import keys
 from tests.services.conftest import MakeWorld

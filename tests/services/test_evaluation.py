@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.events import Decision
-from services import export
-from services.evaluation import Evaluator, from_file
+from services.insight import export
+from services.insight.evaluation import Evaluator, from_file
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES, features
 from tests.services.test_fold import decision, reward

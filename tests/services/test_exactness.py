@@ -23,11 +23,11 @@ from cluster.events import (
 from cluster.roster import UnknownArm
 from policies.evidence import ArmStatistics
 from services.configuration import feedback_rules, learning_config, watch_config
-from services.fold import WATCH
-from services.folding import Folding, Refold
 from services.learner import Learner
-from services.sealing import Sealer, SealingConfig
-from services.verification import verify
+from services.learning.fold import WATCH
+from services.learning.folding import Folding, Refold
+from services.learning.sealing import Sealer, SealingConfig
+from services.learning.verification import verify
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES, features
 from tests.services.test_fold import completion, decision

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.events import ArmScore, Decision, EpisodeStep
-from services.explanation import reason
+from services.insight.explanation import reason
 from tests.services.conftest import MakeWorld
 from tests.services.test_cli import Terminal, plain
 from tests.services.test_fold import decision

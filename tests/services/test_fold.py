@@ -22,8 +22,8 @@ from policies.context import ContextMap
 from policies.drift import Alarm
 from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig
-from services.fold import Fold
-from services.rewards import FeedbackRules
+from services.learning.fold import Fold
+from services.learning.rewards import FeedbackRules
 from tests.services.fakes import features
 
 CONFIG = LearningConfig(discount=0.9, version_carry=0.25)

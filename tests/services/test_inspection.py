@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.inspection import wilson
+from services.insight.inspection import wilson
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES
 from tests.services.world import World

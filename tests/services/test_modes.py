@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cluster.events import GuardReset, ModeChanged
-from services.fold import WATCH
-from services.watch import guard_view
+from services.learning.fold import WATCH
+from services.learning.watch import guard_view
 from tests.services.conftest import MakeWorld
 from tests.services.test_watch import bad_policy
 from tests.services.world import World, chat, eventually

@@ -14,8 +14,8 @@ from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
 from services.configuration import learning_config, policy_config
-from services.fold import Fold
-from services.replay import Replay, Replayed
+from services.insight.replay import Replay, Replayed
+from services.learning.fold import Fold
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES
 from tests.services.world import World

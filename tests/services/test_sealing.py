@@ -14,10 +14,10 @@ from cluster.settings import Settings
 from policies.context import ContextMap
 from policies.prior import LearningConfig
 from services.configuration import feedback_rules, learning_config, make_store
-from services.folding import Folding
 from services.learner import Learner
-from services.sealing import Sealer, SealingConfig
-from services.verification import verify
+from services.learning.folding import Folding
+from services.learning.sealing import Sealer, SealingConfig
+from services.learning.verification import verify
 from tests.services.conftest import MakeWorld
 from tests.services.test_fold import decision, reward
 from tests.services.test_learner import committed

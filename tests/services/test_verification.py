@@ -8,7 +8,7 @@ import pytest
 
 from policies.evidence import ArmStatistics
 from services.learner import Learner
-from services.verification import NotComparable, verify
+from services.learning.verification import NotComparable, verify
 from tests.services.test_cli import Terminal, plain
 from tests.services.test_fold import decision, reward
 from tests.services.test_sealing import folding, log

@@ -11,9 +11,9 @@ from policies.config import PolicyConfig
 from policies.context import ContextMap
 from policies.guard import GuardConfig
 from policies.prior import LearningConfig
-from services.fold import FROZEN, WATCH, Fold
-from services.folding import Folding
-from services.watch import SUPERVISED, Watch, WatchConfig, guard_view, scores
+from services.learning.fold import FROZEN, WATCH, Fold
+from services.learning.folding import Folding
+from services.learning.watch import SUPERVISED, Watch, WatchConfig, guard_view, scores
 from tests.services.fakes import features
 from tests.services.test_fold import CONFIG, decision, reward
 

@@ -6,7 +6,7 @@ from cluster.events import Event
 from policies.checks import Array
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior
-from services.fold import Fold
+from services.learning.fold import Fold
 
 
 class FoldedPosterior:

@@ -17,9 +17,9 @@ from cluster.stream import START, stream_order
 from policies.context import ContextMap
 from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig
-from services.fold import Fold
-from services.rewards import FeedbackRules
-from services.watch import WatchConfig
+from services.learning.fold import Fold
+from services.learning.rewards import FeedbackRules
+from services.learning.watch import WatchConfig
 
 _FORMAT = 2  # of what is folded; another one folds everything again
 _RECENT = 10_000  # decisions that are kept at hand

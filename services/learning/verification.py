@@ -19,8 +19,8 @@ from policies.checks import Array
 from policies.context import ContextMap
 from policies.evidence import ArmStatistics
 from services.configuration import feedback_rules, learning_config, make_store
-from services.folding import Folding, Refold
-from services.sealing import checkpoint_path
+from services.learning.folding import Folding, Refold
+from services.learning.sealing import checkpoint_path
 
 TOLERANCE = 1e-9
 _SUMS = ("S", "e", "P")

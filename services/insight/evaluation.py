@@ -21,8 +21,8 @@ from policies.evaluation import Log, NotEvaluable, evaluate
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior
 from policies.prior import LearningConfig, Prior
-from services import export
 from services.configuration import learning_config, make_store, policy_config
+from services.insight import export
 
 _BLOCK = 50  # decisions between two looks at the rewards
 

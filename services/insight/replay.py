@@ -14,8 +14,8 @@ from cluster.request_store import LastStep
 from policies.base import Choice, Context, Policy
 from policies.context import ContextMap
 from services import episodes
-from services.fold import Fold
-from services.folded import FoldedPosterior
+from services.learning.fold import Fold
+from services.learning.folded import FoldedPosterior
 
 _SAME = 1e-9
 

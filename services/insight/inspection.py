@@ -12,11 +12,11 @@ from cluster.learner_store import LedgerRow
 from cluster.store import Observation, StoredDecision
 from policies.checks import Array
 from policies.evidence import ArmStatistics
-from services import answers
 from services.adapters.registry import Adapter
-from services.answers import Answers
+from services.insight import answers
+from services.insight.answers import Answers
+from services.learning.watch import scores
 from services.router import Router
-from services.watch import scores
 
 _RECENT = 256
 _Z95 = 1.959963984540054

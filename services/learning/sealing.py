@@ -11,7 +11,7 @@ from cluster.checkpoint import Checkpoint
 from cluster.connection import LOST, UNAVAILABLE
 from cluster.store import Store
 from cluster.stream import Raw, stream_order
-from services.folding import Folding, Refold
+from services.learning.folding import Folding, Refold
 
 log = logging.getLogger(__name__)
 ALARM = "sealing"

@@ -28,9 +28,9 @@ from policies.detector import Detector
 from policies.drift import Alarm
 from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig, Prior
-from services import rewards
-from services.rewards import FeedbackRules
-from services.watch import Watch, WatchConfig
+from services.learning import rewards
+from services.learning.rewards import FeedbackRules
+from services.learning.watch import Watch, WatchConfig
 
 Ledger = Mapping[str, tuple[Decision, LedgerRow | None]]
 WATCH = "@watch"
@@ -45,7 +45,7 @@ _WHISPER = 1e-9  # what rounding leaves of a room that is full
 class Fold:
     """Folds events in stream order and remembers what they touched since `clear`.
 
-    A decision's row says what it teaches (`services/rewards.py`); the evidence of its arm follows the row. An
+    A decision's row says what it teaches (`services/learning/rewards.py`); the evidence of its arm follows the row. An
     episode's feedback counts as one observation: the weights of its decisions, set by the credit scheme, sum to 1.
     Truncated means censored: the decision is no longer pending and teaches nothing. An arm that is removed keeps what
     it learned, for its decisions under way and for its return.

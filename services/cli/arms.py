@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from services import tables
-from services.client import Client
+from services.cli import tables
+from services.cli.client import Client
 
 app = typer.Typer(help="List, add, remove, freeze, unfreeze and rename arms.", no_args_is_help=True)
 console = Console()

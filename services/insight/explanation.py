@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from cluster.events import ArmScore, Decision
 from cluster.store import StoredDecision
 from policies.base import Context
-from services.inspection import DecisionView
+from services.insight.inspection import DecisionView
 from services.reasons import arm_scores
 from services.router import Router
 from services.schemas import Explanation

@@ -16,8 +16,9 @@ from rich.markup import escape
 
 from cluster.events import Mode
 from cluster.settings import CHECKOUT, ApiKey, Scope, Settings
-from services import arms_cli, tables
-from services.client import Client, user_message
+from services.cli import arms as arm_commands
+from services.cli import tables
+from services.cli.client import Client, user_message
 from services.edge.auth import key_hash
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ app = typer.Typer(
 )
 bandits = typer.Typer(help="What the bandit believes.", invoke_without_command=True)
 app.add_typer(bandits, name="bandit")
-app.add_typer(arms_cli.app, name="arms")
+app.add_typer(arm_commands.app, name="arms")
 console = Console()
 _LONG_S = 3600.0
 
@@ -199,7 +200,7 @@ def evaluate(
         with console.status("Evaluating…"), Client(url, key, timeout_s=_LONG_S) as service:
             found = service.post("/v1/evaluate", {"policies": names, "level": level})
     else:
-        from services.evaluation import evaluate_file  # pyarrow takes a while to import
+        from services.insight.evaluation import evaluate_file  # pyarrow takes a while to import
 
         with console.status("Evaluating…"):
             found = [one.model_dump() for one in evaluate_file(Settings(), source, names, level)]

@@ -1,0 +1,1 @@
+"""The `pointsman` command and the client that it speaks through."""
