@@ -16,7 +16,7 @@ ALLOWED = {
     "services": {"services", "policies", "cluster"},
     "examples": {"examples", "services", "policies", "cluster", "benchmarks/reporting"},
     "services/engine": {"services/engine"},
-    "services/adapters": {"services/adapters"},
+    "services/adapters": {"services/adapters", "policies/caching"},
 }
 
 
