@@ -222,6 +222,7 @@ class LimitSettings(Group):
     image_pixels: int = Field(16_000_000, ge=1, description="Largest image, width × height.")
     messages: int = Field(256, ge=1, description="Most messages in one chat.")
     images: int = Field(16, ge=1, description="Most images in one chat.")
+    choices: int = Field(8, ge=1, description="Most answers (`n`) to one chat.")
     feedback_items: int = Field(1000, ge=1, description="Most feedback items in one call.")
     per_minute: int = Field(0, ge=0, description="Requests a minute of one key at each Router (0: any number).")
     image_hosts: frozenset[str] = Field(frozenset(), description="Hosts to fetch images from; none: data URLs only.")

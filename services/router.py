@@ -193,20 +193,20 @@ class Router:
         return adapter
 
     async def _answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
-        clock, first_ms, last = _Stopwatch(), None, None
+        clock, first_ms, ended = _Stopwatch(), None, list[Delta]()
         stream = self.model.generate(routed.call.prompt, routed.decision.gates, routed.call.sampling)
         try:
             yield Delta("")
             async with contextlib.aclosing(stream):
                 async for delta in stream:
                     first_ms = clock.ms if first_ms is None else first_ms
-                    last = delta
+                    ended += [delta] if delta.finish_reason else []
                     yield delta
-            if last is None or not last.finish_reason:
+            if len(ended) < routed.call.sampling.n:
                 raise RuntimeError("the model's answer ended without a finish reason")
         finally:
-            if last is not None and last.finish_reason:
-                self._spawn(self.store.complete(_completion(routed, last, clock.ms, first_ms)))
+            if len(ended) == routed.call.sampling.n:
+                self._spawn(self.store.complete(_completion(routed, ended, clock.ms, first_ms)))
             else:
                 self._spawn(self.store.cancel(_cancellation(routed.decision.id)))
 
@@ -266,15 +266,16 @@ def _new_id() -> str:
     return f"d{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
-def _completion(routed: Routed, last: Delta, latency_ms: float, first_ms: float | None) -> Completion:
+def _completion(routed: Routed, ended: list[Delta], latency_ms: float, first_ms: float | None) -> Completion:
+    last = ended[-1]
     return Completion(
         time=time.time(),
         decision_id=routed.decision.id,
         latency_ms=latency_ms,
         first_token_ms=first_ms,
         prompt_tokens=last.prompt_tokens,
-        completion_tokens=last.completion_tokens,
-        finish_reason=str(last.finish_reason),
+        completion_tokens=sum(choice.completion_tokens for choice in ended),
+        finish_reason=",".join(str(choice.finish_reason) for choice in sorted(ended, key=lambda one: one.choice)),
         replica=last.replica,
         adapters=dict(last.adapters or {}),
     )

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from pydantic import ValidationInfo as Info
 
 from cluster.events import ArmScore
-from services.edge.openai_fields import OpenAIFields
+from services.edge.openai_fields import OpenAIFields, ResponseFormat
 
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
@@ -117,7 +117,11 @@ class ChatRequest(OpenAIFields):
     seed: int | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    n: int = Field(1, ge=1)
     stop: str | list[str] | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20, validate_default=True)
+    response_format: ResponseFormat | None = None
     frequency_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     presence_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     metadata: Metadata = Field(default_factory=Metadata)
@@ -128,6 +132,13 @@ class ChatRequest(OpenAIFields):
     def _without_nulls(cls, body: Any) -> Any:
         """OpenAI's clients may say null for what they leave open."""
         return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _beside_logprobs(cls, top: int | None, info: Info) -> int | None:
+        if top and not info.data.get("logprobs"):
+            raise ValueError(f"{top} without logprobs, expected logprobs to be true")
+        return top
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -4,17 +4,18 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from services.edge.errors import ApiError
-from services.engine.base import Delta
+from services.engine.base import Delta, Sampling, TokenLogprob
 from services.router import Routed
 
 log = logging.getLogger(__name__)
+_LEAST = -9999.0  # JSON has no infinity; OpenAI's value for what is as good as impossible
 
 
 def served_model(routed: Routed, base: str) -> str:
@@ -22,15 +23,38 @@ def served_model(routed: Routed, base: str) -> str:
     return ":".join([base, *routed.decision.gates])
 
 
-def completion(routed: Routed, base: str, text: str, last: Delta) -> dict[str, Any]:
+def completion(routed: Routed, base: str, deltas: Sequence[Delta]) -> dict[str, Any]:
     """The body of an answer that is not streamed."""
-    message = {"role": "assistant", "content": text}
+    sampling = routed.call.sampling
     return {
         **_envelope(routed, base, "chat.completion"),
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": last.finish_reason}],
-        "usage": _usage(last),
+        "choices": [
+            _choice(number, [delta for delta in deltas if delta.choice == number], sampling)
+            for number in range(sampling.n)
+        ],
+        "usage": _usage([delta for delta in deltas if delta.finish_reason]),
         "routing": routed.info.model_dump(),
     }
+
+
+def _choice(number: int, deltas: Sequence[Delta], sampling: Sampling) -> dict[str, Any]:
+    message = {"role": "assistant", "content": "".join(delta.text for delta in deltas)}
+    told = [each for delta in deltas for each in delta.logprobs]
+    logprobs = _logprobs(told, sampling)
+    return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": deltas[-1].finish_reason}
+
+
+def _logprobs(told: Sequence[TokenLogprob], sampling: Sampling) -> dict[str, Any] | None:
+    if sampling.logprobs is None:
+        return None
+    content = [
+        _token(each.token, each.logprob) | {"top_logprobs": [_token(*other) for other in each.top]} for each in told
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token.decode(errors="replace"), "bytes": list(token), "logprob": max(logprob, _LEAST)}
 
 
 class AnswerStream(StreamingResponse):
@@ -49,25 +73,31 @@ class AnswerStream(StreamingResponse):
 async def events(
     routed: Routed, base: str, deltas: AsyncGenerator[Delta, None], *, usage: bool
 ) -> AsyncIterator[bytes]:
-    """The stream of an answer: role, pieces, finish reason with the routing object, usage if asked, [DONE].
+    """The stream of an answer, its choices side by side: for each its role, pieces and finish reason.
 
-    What fails after the headers are out becomes an error event.
+    With the last of these comes the routing object; then usage if asked, and [DONE]. What fails after the headers are
+    out becomes an error event.
     """
-    envelope = _envelope(routed, base, "chat.completion.chunk")
+    envelope, sampling = _envelope(routed, base, "chat.completion.chunk"), routed.call.sampling
 
-    def chunk(delta: dict[str, str], finish: str | None = None, **extra: Any) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    def chunk(number: int, delta: dict[str, str], told: Any = None, finish: str | None = None, **extra: Any) -> bytes:
+        choice = {"index": number, "delta": delta, "logprobs": told, "finish_reason": finish}
         return _event({**envelope, "choices": [choice], **extra})
 
-    yield chunk({"role": "assistant", "content": ""})
+    for number in range(sampling.n):
+        yield chunk(number, {"role": "assistant", "content": ""})
+    ended: list[Delta] = []
     try:
         async for delta in deltas:
-            if delta.text:
-                yield chunk({"content": delta.text})
+            if delta.text or delta.logprobs:
+                told = _logprobs(delta.logprobs, sampling)
+                yield chunk(delta.choice, {"content": delta.text}, told)
             if delta.finish_reason:
-                yield chunk({}, delta.finish_reason, routing=routed.info.model_dump())
-                if usage:
-                    yield _event({**envelope, "choices": [], "usage": _usage(delta)})
+                ended.append(delta)
+                extra = {"routing": routed.info.model_dump()} if len(ended) == sampling.n else {}
+                yield chunk(delta.choice, {}, finish=delta.finish_reason, **extra)
+        if usage:
+            yield _event({**envelope, "choices": [], "usage": _usage(ended)})
     except Exception:
         log.exception("the answer of decision %s failed", routed.decision.id)
         message = "the answer could not be finished, the log of the service says why"
@@ -81,12 +111,10 @@ def _envelope(routed: Routed, base: str, kind: str) -> dict[str, Any]:
     return {"id": routed.decision.id, "object": kind, "created": int(time.time()), "model": model}
 
 
-def _usage(last: Delta) -> dict[str, int]:
-    return {
-        "prompt_tokens": last.prompt_tokens,
-        "completion_tokens": last.completion_tokens,
-        "total_tokens": last.prompt_tokens + last.completion_tokens,
-    }
+def _usage(ended: Sequence[Delta]) -> dict[str, int]:
+    """The prompt counts once, every choice's answer counts."""
+    prompt, answers = ended[0].prompt_tokens, sum(delta.completion_tokens for delta in ended)
+    return {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers}
 
 
 def _event(body: dict[str, Any]) -> bytes:

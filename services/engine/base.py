@@ -65,6 +65,8 @@ class Sampling:
     """How tokens are drawn. `temperature` 0 is greedy.
 
     frequency_penalty, presence_penalty: taken off a token's logit for each time, and once, that the answer has it.
+    n: choices, answers to the same prompt, each drawn with a seed of its own.  logprobs: how many of the likeliest
+    tokens are told beside each one drawn; None tells nothing.  json_schema: the answer is JSON that fits it.
     """
 
     max_tokens: int
@@ -74,10 +76,17 @@ class Sampling:
     stop: tuple[str, ...] = ()
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    n: int = 1
+    logprobs: int | None = None
+    json_schema: str | None = None
 
     def at_most(self, tokens: int) -> "Sampling":
         """The same, for an answer of `tokens` tokens or fewer."""
         return self if tokens >= self.max_tokens else replace(self, max_tokens=tokens)
+
+    def of_choice(self, number: int) -> "Sampling":
+        """How choice `number` is drawn: the first one as it would be alone."""
+        return self if self.seed is None else replace(self, seed=self.seed + number)
 
 
 class Encoded(NamedTuple):
@@ -87,8 +96,19 @@ class Encoded(NamedTuple):
     resident: tuple[str, ...]  # adapters that need no page-in here
 
 
+class TokenLogprob(NamedTuple):
+    """A token of the answer, its log-probability, and the likeliest tokens in its place with theirs.
+
+    Of the model's own distribution: before temperature, top_p, penalties and JSON schema.
+    """
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
 class Delta(NamedTuple):
-    """A piece of the answer. The last one has a finish reason, the token counts, the replica and what served there."""
+    """A piece of a choice. Its last one has a finish reason, the token counts, the replica and what served there."""
 
     text: str
     finish_reason: FinishReason | None = None
@@ -96,6 +116,8 @@ class Delta(NamedTuple):
     completion_tokens: int = 0
     replica: str = ""
     adapters: Mapping[str, str] | None = None  # content hash of each adapter that served
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Engine(ABC):
@@ -117,10 +139,11 @@ class Engine(ABC):
 
     @abstractmethod
     def generate(self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """The answer under `Σ gates[a] · adapter a` (empty: the base alone), piece by piece.
+        """The answer under `Σ gates[a] · adapter a` (empty: the base alone), piece by piece, choices side by side.
 
         Closing the iterator gives up the request. Raises InvalidPrompt, KeyError for an adapter that the engine does
-        not have, ValueError for gates that it cannot serve, EngineStopped when the engine is closed meanwhile.
+        not have, ValueError for gates or a JSON schema that it cannot serve, EngineStopped when the engine is closed
+        meanwhile.
         """
 
     @abstractmethod

@@ -5,16 +5,18 @@ from collections import Counter
 import torch
 
 from services.engine.base import Sampling
+from services.engine.grammar import Grammar
 
 
 class Sampler:
     """Greedy at temperature 0, else from the smallest set of tokens whose probability reaches `top_p`.
 
-    With a seed the draws repeat, whatever else is in the batch.
+    With a seed the draws repeat, whatever else is in the batch. A grammar rules tokens out before anything else.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, grammar: Grammar | None = None) -> None:
         self._sampling = sampling
+        self._grammar = grammar
         self._drawn: Counter[int] = Counter()
         self._generator = torch.Generator()
         if sampling.seed is None:
@@ -25,15 +27,20 @@ class Sampler:
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is drawn, whatever was drawn before."""
-        return self._sampling.temperature == 0 and not self._penalises
+        return self._sampling.temperature == 0 and not self._penalises and not self._grammar
 
     def draw(self, logits: torch.Tensor) -> int:
-        """The next token id for logits [vocabulary]."""
+        """The next token id for logits [vocabulary]. ValueError: the grammar cannot go on."""
         if self.greedy:
             return int(logits.argmax())
-        token = self._draw(self._penalised(logits.double().cpu()))
+        token = self._draw(self._penalised(self._ruled(logits.double().cpu())))
         self._drawn[token] += 1
+        if self._grammar:
+            self._grammar.take(token)
         return token
+
+    def _ruled(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.where(self._grammar.allowed(len(logits)), -torch.inf) if self._grammar else logits
 
     @property
     def _penalises(self) -> bool:

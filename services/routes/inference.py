@@ -13,7 +13,7 @@ from services.edge.chat import ChatReader
 from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
 from services.edge.model_names import ModelNames
-from services.engine.base import Sampling
+from services.edge.sampling import sampling_of
 from services.reasons import arm_scores
 from services.router import Call, Router
 from services.schemas import ChatRequest, Explanation, Identifier, ModelCard, ModelList
@@ -32,7 +32,7 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
         return Call(
             prompt=await reader.read(chat),
             eligible=caller.allowed(names.eligible(chat.model, chat.routing.arms), router.arms.current),
-            sampling=_sampling(chat, settings.model.max_tokens),
+            sampling=await sampling_of(chat, settings),
             episode=caller.episode(episode) if episode else None,
             task=chat.metadata.task,
             tenant=caller.named_tenant(chat.metadata.tenant),
@@ -52,8 +52,7 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
             usage = chat.stream_options is not None and chat.stream_options.include_usage
             return sse.AnswerStream(routed, router.base, deltas, usage=usage)
         pieces = [delta async for delta in deltas]
-        text = "".join(delta.text for delta in pieces)
-        return JSONResponse(sse.completion(routed, router.base, text, pieces[-1]), headers=routed.info.headers())
+        return JSONResponse(sse.completion(routed, router.base, pieces), headers=routed.info.headers())
 
     @app.post("/v1/route", tags=["inference"])
     async def route(request: Request, chat: ChatRequest, caller: Caller = infers) -> Explanation:
@@ -102,11 +101,3 @@ async def _request_key(request: Request, caller: Caller) -> tuple[str | None, bo
         return None, False
     digest = hashlib.blake2b(await request.body(), digest_size=16).hexdigest()
     return f"{caller.name}:body:{digest}", retries != "0"
-
-
-def _sampling(chat: ChatRequest, most: int) -> Sampling:
-    asked = chat.max_completion_tokens or chat.max_tokens or most
-    if asked > most:
-        raise ApiError(400, f"max_tokens: {asked}, expected at most {most}", param="max_tokens", code="invalid_value")
-    penalties = (chat.frequency_penalty, chat.presence_penalty)
-    return Sampling(asked, chat.temperature, chat.top_p, chat.seed, chat.stops, *penalties)

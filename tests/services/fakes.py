@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from services.engine.base import Delta, Engine, FinishReason, InvalidPrompt, Prompt, Sampling
+from services.engine.base import Delta, Engine, FinishReason, InvalidPrompt, Prompt, Sampling, TokenLogprob
 
 FAMILIES = ("calendar", "claims", "inbox")
 HIDDEN = 8
@@ -18,7 +18,7 @@ BROKEN_IMAGE = b"broken"
 
 
 class FakeEngine(Engine):
-    """Answers `pieces`; before each piece it waits for `gate`, after `fails_after` pieces it fails."""
+    """Answers `pieces`, each of them a token; before each it waits for `gate`, after `fails_after` of them it fails."""
 
     def __init__(self) -> None:
         self.pieces = ["left_", "click", "(500, 250)"]
@@ -58,11 +58,13 @@ class FakeEngine(Engine):
             for number, piece in enumerate(self.pieces):
                 await self.gate.wait()
                 self._fail_if_told(number)
-                yield Delta(piece)
+                for choice in range(sampling.n):
+                    yield Delta(piece, choice=choice, logprobs=told(piece, sampling))
             self._fail_if_told(len(self.pieces))
             done = True
-            if self.finish:
-                yield Delta("", self.finish, prompt_tokens=11, completion_tokens=len(self.pieces))
+            for choice in range(sampling.n) if self.finish else ():
+                counts = (11, len(self.pieces) + choice)
+                yield Delta("", self.finish, *counts, choice=choice)
         finally:
             self.given_up += not done
 
@@ -77,6 +79,14 @@ class FakeEngine(Engine):
     def _fail_if_told(self, number: int) -> None:
         if number == self.fails_after:
             raise RuntimeError("secret of the engine")
+
+
+def told(piece: str, sampling: Sampling) -> tuple[TokenLogprob, ...]:
+    """What is told of a piece: that it was the likeliest, and the rest far behind."""
+    if sampling.logprobs is None:
+        return ()
+    others = [(piece.encode(), -0.25), *((f"{other}".encode(), float("-inf")) for other in range(20))]
+    return (TokenLogprob(piece.encode(), -0.25, tuple(others[: sampling.logprobs])),)
 
 
 def features(instruction: str, image: bytes | None = None) -> npt.NDArray[np.float16]:

@@ -197,7 +197,7 @@ async def test_a_developer_is_the_system() -> None:
 
 
 def test_fields_that_ask_for_nothing_special_are_taken() -> None:
-    plain = {"logit_bias": {}, "top_logprobs": 0, "n": 1}
+    plain = {"logit_bias": {}, "top_logprobs": 0, "n": 1, "response_format": {"type": "text"}}
     named = {"user": "u", "store": False, "tool_choice": "auto", "modalities": ["text"], "service_tier": "auto"}
     body = {"messages": [turn("user", content="open")], **plain, **named, "parallel_tool_calls": True}
     assert ChatRequest.model_validate(body).messages[0].content == "open"

@@ -90,12 +90,58 @@ class TestJson:
         sampling = world.engine.generated[-1][2]
         assert (sampling.temperature, sampling.top_p, sampling.seed) == (0.5, 0.9, 7)
         assert (sampling.max_tokens, sampling.stop) == (5, ("</tool_call>",))
+        assert (sampling.n, sampling.logprobs, sampling.json_schema) == (1, None, None)
+
+    async def test_json_is_asked_of_the_engine_as_a_schema(self, world: World) -> None:
+        wanted = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+        named = {"name": "point", "strict": True, "schema": wanted}
+        await world.ask(response_format={"type": "json_schema", "json_schema": named})
+        await world.ask(response_format={"type": "json_object"})
+        schemas = [json.loads(sampling.json_schema or "") for _, _, sampling in world.engine.generated]
+        assert schemas == [wanted, {"type": "object"}]
 
     async def test_nulls_are_what_is_left_open(self, world: World) -> None:
         names = ["temperature", "top_p", "seed", "max_tokens", "stop", "stream", "metadata", "routing", "n", "tools"]
         await world.post(CHAT, chat() | dict.fromkeys(names))
         sampling = world.engine.generated[-1][2]
         assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.0, 1.0, 64)
+
+    async def test_choices_are_answers_to_one_decision(self, world: World) -> None:
+        answer = await world.ask(n=3)
+        assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+        assert {choice["message"]["content"] for choice in answer["choices"]} == {"left_click(500, 250)"}
+        assert answer["usage"] == {"prompt_tokens": 11, "completion_tokens": 3 + 4 + 5, "total_tokens": 23}
+        *_, decision, completion = await world.events()
+        assert isinstance(completion, Completion)
+        assert (decision.type, completion.completion_tokens, completion.finish_reason) == (
+            "decision",
+            12,
+            "stop,stop,stop",
+        )
+        assert len(world.engine.generated) == 1
+        assert await world.say({"decision_id": answer["id"], "success": True}) == ["recorded"]
+
+    async def test_a_choice_that_is_missing_is_no_answer(self, world: World) -> None:
+        world.engine.finish = None
+        assert (await world.post(CHAT, chat(n=2))).status_code == 500
+        assert await world.kinds() == ["decision", "cancellation"]
+
+    async def test_logprobs_come_when_asked(self, world: World) -> None:
+        assert (await world.ask())["choices"][0]["logprobs"] is None
+        (choice,) = (await world.ask(logprobs=True, top_logprobs=2))["choices"]
+        said = choice["logprobs"]["content"]
+        assert "".join(each["token"] for each in said) == choice["message"]["content"]
+        assert said[0] == {
+            "token": "left_",
+            "bytes": list(b"left_"),
+            "logprob": -0.25,
+            "top_logprobs": [
+                {"token": "left_", "bytes": list(b"left_"), "logprob": -0.25},
+                {"token": "0", "bytes": [48], "logprob": -9999.0},
+            ],
+        }
+        (bare,) = (await world.ask(logprobs=True))["choices"]
+        assert {len(each["top_logprobs"]) for each in bare["logprobs"]["content"]} == {0}
 
 
 class TestStream:
@@ -112,6 +158,21 @@ class TestStream:
         assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
         assert {chunk["model"] for chunk in chunks} == {f"{BASE}:claims"}
         assert not any("routing" in chunk for chunk in chunks[:-1])
+        assert await world.kinds() == ["decision", "completion"]
+
+    async def test_choices_come_side_by_side_and_are_one_decision(self, world: World) -> None:
+        usage = {"include_usage": True}
+        chunks = stream(await world.post(CHAT, chat(n=2, stream=True, stream_options=usage, logprobs=True)))
+        *told, counted = chunks
+        assert {chunk["choices"][0]["index"] for chunk in told} == {0, 1}
+        for number in (0, 1):
+            own = [chunk["choices"][0] for chunk in told if chunk["choices"][0]["index"] == number]
+            assert "".join(one["delta"].get("content", "") for one in own) == "left_click(500, 250)"
+            assert [one["finish_reason"] for one in own] == [None] * 4 + ["stop"]
+            spoken = [one["logprobs"]["content"] for one in own if one["logprobs"]]
+            assert [[each["token"] for each in said] for said in spoken] == [[piece] for piece in world.engine.pieces]
+        assert ["routing" in chunk for chunk in told] == [False] * (len(told) - 1) + [True]
+        assert counted["usage"] == {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
         assert await world.kinds() == ["decision", "completion"]
 
     async def test_usage_comes_when_asked(self, world: World) -> None:

@@ -16,6 +16,11 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments
 CHAT, FEEDBACK = "/v1/chat/completions", "/v1/feedback"
 
 
+def schema(wanted: Any, name: str = "answer") -> dict[str, Any]:
+    """The body's field that asks for JSON of a schema."""
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": wanted}}}
+
+
 async def refused(world: World, response: httpx.Response, status: int, *said: str, param: str | None) -> None:
     """The response is an error of that status that says all of `said`; nothing was decided or recorded."""
     error = response.json()["error"]
@@ -43,18 +48,28 @@ async def refused(world: World, response: httpx.Response, status: int, *said: st
         ({"top_p": 0}, 400, "top_p", ["0", "greater than 0"]),
         ({"max_tokens": 65}, 400, "max_tokens", ["65", "at most 64"]),
         ({"max_tokens": 0}, 400, "max_tokens", ["0", "greater than or equal to 1"]),
-        ({"n": 2}, 400, "n", ["2", "1"]),
+        ({"n": 0}, 400, "n", ["0", "greater than or equal to 1"]),
+        ({"n": 9}, 400, "n", ["9", "at most 8"]),
+        ({"max_completion_tokens": 65}, 400, "max_completion_tokens", ["65", "at most 64"]),
         ({"frequency_penalty": 2.5}, 400, "frequency_penalty", ["2.5", "less than or equal to 2"]),
         ({"presence_penalty": -3}, 400, "presence_penalty", ["-3", "greater than or equal to -2"]),
         ({"logit_bias": {"50256": -100}}, 400, "logit_bias", ["50256", "at most 0"]),
-        ({"top_logprobs": 5}, 400, "top_logprobs", ["5", "less than or equal to 0"]),
+        ({"top_logprobs": 5}, 400, "top_logprobs", ["5 without logprobs"]),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", ["21", "less than or equal to 20"]),
         ({"tool_choice": "required"}, 400, "tool_choice", ["'required'", "'none'"]),
         ({"functions": [{"name": "f"}]}, 400, "functions", ["at most 0"]),
         ({"modalities": ["text", "audio"]}, 400, "modalities", ["audio", "at most 1"]),
         ({"top_k": 40}, 400, "top_k", ["40", "not permitted"]),
         ({"tools": [{"type": "function"}]}, 400, "tools", ["at most 0"]),
-        ({"logprobs": True}, 400, "logprobs", ["True", "False"]),
-        ({"response_format": {"type": "json_schema"}}, 400, "response_format.type", ["'json_schema'", "'text'"]),
+        ({"logprobs": "many"}, 400, "logprobs", ["'many'", "boolean"]),
+        ({"response_format": {"type": "xml"}}, 400, "response_format.type", ["'xml'", "'json_schema'"]),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format", ["no json_schema"]),
+        ({"response_format": {"type": "text", "json_schema": {"name": "a"}}}, 400, "response_format", ["'text'"]),
+        (schema({}, name=""), 400, "response_format.json_schema.name", ["at least 1"]),
+        (schema(7), 400, "response_format.json_schema.schema", ["7", "dictionary"]),
+        (schema({"not": {}}), 400, "response_format.json_schema.schema", ["Unimplemented", "not"]),
+        (schema({"type": "click"}), 400, "response_format.json_schema.schema", ["click"]),
+        (schema({"$ref": "#/nowhere"}), 400, "response_format.json_schema.schema", ["/nowhere"]),
         ({"messages": []}, 400, "messages", ["[]", "at least 1"]),
         ({"messages": "hello"}, 400, "messages", ["'hello'", "list"]),
         ({"messages": None}, 400, "messages", ["required"]),

@@ -31,6 +31,7 @@ from services.configuration import (
     policy_config,
     watch_config,
 )
+from services.engine.base import Engine
 from services.gateway import build_gateway
 from services.learner import Learner
 from services.model import ModelReplica
@@ -132,7 +133,7 @@ def make_follower(settings: Settings, contexts: ContextMap, store: Store, arms: 
     )
 
 
-def make_router(settings: Settings, contexts: ContextMap, engine: FakeEngine) -> Router:
+def make_router(settings: Settings, contexts: ContextMap, engine: Engine) -> Router:
     store = make_store(settings)
     snapshots = make_follower(settings, contexts, store)
     policy = create(settings.router.policy, snapshots.posterior, policy_config(settings), contexts.supervision)

@@ -66,7 +66,10 @@ class RoutedEngine(Engine):
     async def generate(
         self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
     ) -> AsyncGenerator[Delta, None]:
-        request = Request(prompt, self._members(gates), sampling, Outbox())
+        members = self._members(gates)
+        schema, grammars = sampling.json_schema, self._runner.vocabulary
+        grammar = await asyncio.to_thread(lambda: grammars.grammars.start(schema)) if schema else None
+        request = Request(prompt, members, sampling, Outbox(sampling.n), grammar)
         self._stepper.submit(request)
         try:
             async for delta in request.outbox:

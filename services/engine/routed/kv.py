@@ -46,8 +46,12 @@ class KvArena:
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Move a row's first `tokens` tokens to a free row."""
-        self._view[:, :, target, :, :tokens] = self._view[:, :, source, :, :tokens]
+        self.copy(source, target, tokens)
         self.clear(source, tokens)
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Begin a free row with another row's first `tokens` tokens."""
+        self._view[:, :, target, :, :tokens] = self._view[:, :, source, :, :tokens]
 
     def clear(self, row: int, tokens: int) -> None:
         """Free a row that holds `tokens` tokens, and maybe one that a step has begun."""

@@ -10,9 +10,10 @@ Item = Delta | Exception
 
 
 class Outbox:
-    """Where one request's answer goes. Made on its event loop."""
+    """Where the answers of one request go, as many as there are choices. Made on its event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int = 1) -> None:
+        self._choices = choices
         self.loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[Item] = asyncio.Queue()
 
@@ -21,14 +22,14 @@ class Outbox:
         self._items.put_nowait(item)
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
-        """The pieces up to the one that ends the answer. Raises what made the request fail."""
-        while True:
+        """The pieces up to the one that ends the last answer. Raises what made the request fail."""
+        unfinished = self._choices
+        while unfinished:
             item = await self._items.get()
             if isinstance(item, Exception):
                 raise item
             yield item
-            if item.finish_reason:
-                return
+            unfinished -= bool(item.finish_reason)
 
 
 class Postman:

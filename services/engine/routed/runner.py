@@ -8,6 +8,7 @@ import torch
 from services.engine.answer import Answer
 from services.engine.base import Prompt, Sampling
 from services.engine.features import EarlyFeatures
+from services.engine.grammar import Grammar
 from services.engine.loading import Checkpoint
 from services.engine.routed import decoder
 from services.engine.routed.decoder import Decoder, Visual
@@ -22,6 +23,7 @@ from services.engine.routed.weights import Weights
 from services.engine.sampler import Sampler
 from services.engine.tokens import Tokenizer, Tokens
 from services.engine.vision import Vision
+from services.engine.vocabulary import Vocabulary
 
 
 class Runner:
@@ -43,6 +45,7 @@ class Runner:
         self._shape = shape = Shape.of(model)
         self._vision = Vision(model, images, image_cache)
         self._tokenizer = Tokenizer(tokenizer, model.config.image_token_id, shape.positions)
+        self.vocabulary = Vocabulary(tokenizer, model.lm_head.out_features)
         self._rotary = Rotary(model)
         self._features = EarlyFeatures(shape.hidden, shape.layers, encode_blocks, self._early_states)
         self._weights = Weights(model, shape, lora_pages * PAGE)
@@ -67,14 +70,20 @@ class Runner:
         return features.half().numpy().tobytes()
 
     @torch.inference_mode()
-    def read(self, prompt: Prompt, gates: Mapping[Adapter, float], sampling: Sampling) -> Sequence:
-        """A sequence that has computed nothing yet. Raises InvalidPrompt."""
+    def read(
+        self, prompt: Prompt, gates: Mapping[Adapter, float], sampling: Sampling, grammar: Grammar | None = None
+    ) -> list[Sequence]:
+        """A sequence for each choice, that has computed nothing yet. Raises InvalidPrompt."""
         tokens = self._tokens(prompt, generate=True)
         positions, _ = self._rope_index(tokens.ids[None], tokens.types[None], tokens.grids)
         most = min(self._shape.positions, self.arena.tokens) - len(tokens.ids)
         stop, decode = self._tokenizer.stop_tokens, self._tokenizer.decode
-        answer = Answer(len(tokens.ids), sampling.at_most(most), stop, decode)
-        return Sequence(tokens, gates, answer, Sampler(sampling), positions[:, 0])
+        sequences = []
+        for choice in range(sampling.n):
+            answer = Answer(len(tokens.ids), sampling.at_most(most), stop, decode, choice)
+            sampler = Sampler(sampling.of_choice(choice), grammar.copy() if grammar else None)
+            sequences.append(Sequence(tokens, gates, answer, sampler, positions[:, 0], sampling.logprobs))
+        return sequences
 
     @torch.inference_mode()
     def read_chunk(self, chunk: Chunk) -> torch.Tensor | None:

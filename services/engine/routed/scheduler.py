@@ -59,6 +59,18 @@ class Scheduler:
         self._served[sequence.adapters] = max(self._served.get(sequence.adapters, 0), floor)
         self._waiting.append(sequence)
 
+    def fork(self, sequence: Sequence, other: Sequence) -> bool:
+        """Let another choice go on from what the sequence has computed of the same prompt, if there is a row for it."""
+        if len(self.rows) >= self._arena.rows:
+            return False
+        assert sequence.row is not None
+        self._arena.copy(sequence.row, len(self.rows), sequence.computed)
+        self._window.pin(other.gates)
+        other.arrival, other.row, other.computed = self._arrivals, len(self.rows), sequence.computed
+        self._arrivals += 1
+        self.rows.append(other)
+        return True
+
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it is, and free what it held. The last row moves into its place."""
         if sequence.row is None:

@@ -1,4 +1,4 @@
-"""One request while the engine works on it."""
+"""One choice of a request while the engine works on it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ class Sequence:
     answer: Answer
     sampler: Sampler
     positions: torch.Tensor  # int64 [3, T] of the prompt
+    logprobs: int | None = None
     arrival: int = 0
     row: int | None = None
     computed: int = 0

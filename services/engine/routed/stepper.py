@@ -5,12 +5,13 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import torch
 
 from services.engine.base import Delta, EngineStopped, Prompt, Sampling
+from services.engine.grammar import Grammar
 from services.engine.routed.lora import Adapter
 from services.engine.routed.outbox import Outbox, Postman
 from services.engine.routed.runner import Runner
@@ -28,7 +29,9 @@ class Request:
     gates: Mapping[Adapter, float]
     sampling: Sampling
     outbox: Outbox
+    grammar: Grammar | None = None
     cancelled: bool = False
+    others: list[Sequence] = field(default_factory=list)  # choices that wait until the first one has read the prompt
 
 
 class _Job(NamedTuple):
@@ -109,12 +112,13 @@ class Stepper:
         if request.cancelled:
             return
         try:
-            sequence = self._runner.read(request.prompt, request.gates, request.sampling)
+            read = self._runner.read(request.prompt, request.gates, request.sampling, request.grammar)
         except Exception as error:  # one that cannot be read must not stop the others
             self._postman.take(request.outbox, error)
             return
-        self._requests[sequence] = request
-        self._scheduler.add(sequence)
+        first, *request.others = read
+        self._requests[first] = request
+        self._scheduler.add(first)
 
     def _run(self, plan: Plan) -> list[tuple[list[Sequence], torch.Tensor]]:
         """Logits [n, vocabulary] of the sequences that now know their next token."""
@@ -141,7 +145,19 @@ class Stepper:
             self._end(chunk.sequence, error)
             return []
         self._scheduler.computed(chunk.sequence, chunk.tokens)
-        return [] if logits is None else [([chunk.sequence], logits)]
+        return [] if logits is None else [self._with_choices(chunk.sequence, logits)]
+
+    def _with_choices(self, sequence: Sequence, logits: torch.Tensor) -> tuple[list[Sequence], torch.Tensor]:
+        """A sequence that has read its prompt, and the other choices that go on from there; one without a row waits."""
+        request, together = self._requests[sequence], [sequence]
+        while request.others:
+            other = request.others.pop(0)
+            self._requests[other] = request
+            if self._scheduler.fork(sequence, other):
+                together.append(other)
+            else:
+                self._scheduler.add(other)
+        return together, logits.expand(len(together), -1)
 
     def _postprocess(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
         """Draw, and say. Logits that are not finite end their own answer; max finds them without another pass."""
@@ -152,9 +168,15 @@ class Stepper:
                 self._end(sequence, FloatingPointError(f"gates {gates} lead to logits that are not finite"))
                 continue
             if not sequence.sampler.greedy:
-                token = sequence.sampler.draw(row)
+                try:
+                    token = sequence.sampler.draw(row)
+                except ValueError as error:
+                    self._end(sequence, error)
+                    continue
             sequence.ids.append(token)
-            delta = sequence.answer.add(token)
+            top = sequence.logprobs
+            told = None if top is None else self._runner.vocabulary.told(row, token, top)
+            delta = sequence.answer.add(token, told)
             if delta.finish_reason:
                 self._end(sequence, delta)
             else:

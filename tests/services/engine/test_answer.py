@@ -3,7 +3,7 @@
 import pytest
 
 from services.engine.answer import Answer
-from services.engine.base import Delta, Sampling
+from services.engine.base import Delta, Sampling, TokenLogprob
 
 STOP = 0
 
@@ -26,6 +26,41 @@ def answer(text: str, *stop: str, most: int = 100, ends: bool = True) -> tuple[l
 
 def text_of(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
+
+
+def told(text: str, *stop: str, most: int = 100) -> list[tuple[str, bytes]]:
+    """What each delta says of an answer's bytes: its text, and the tokens that it tells the log-probability of."""
+    growing = Answer(7, Sampling(most, stop=stop, logprobs=0), frozenset({STOP}), decode)
+    said = []
+    for token in [*text.encode(), STOP]:
+        delta = growing.add(token, TokenLogprob(bytes([token]), -1.0))
+        said.append((delta.text, b"".join(each.token for each in delta.logprobs)))
+        if growing.finished:
+            break
+    return said
+
+
+def test_what_is_told_of_tokens_goes_out_with_their_text() -> None:
+    assert told("ab") == [("a", b"a"), ("b", b"b"), ("", b"")]
+    euro = "€".encode()
+    assert told("a€b") == [("a", b"a"), ("", b""), ("", b""), ("€", euro), ("b", b"b"), ("", b"")]
+
+
+def test_nothing_is_told_of_a_stop_string_or_of_a_stop_token() -> None:
+    said = told("go</call>on", "</call>")
+    assert "".join(text for text, _ in said) == "go"
+    assert b"".join(tokens for _, tokens in said) == b"go"
+    assert all(len(text) == len(tokens) for text, tokens in said)
+    assert told("x</", "</call>")[-1] == ("x</", b"x</")
+
+
+def test_all_is_told_at_the_limit() -> None:
+    assert told("a€", most=2)[-1] == ("\ufffd", "€".encode()[:1])
+
+
+def test_every_delta_names_its_choice() -> None:
+    growing = Answer(7, Sampling(2), frozenset({STOP}), decode, choice=3)
+    assert [growing.add(token).choice for token in b"ab"] == [3, 3]
 
 
 def test_pieces_add_up_and_the_last_one_counts() -> None:

@@ -56,7 +56,7 @@ class Batch:
 
     def add(self, prompt: Prompt, gates: Mapping[str, float], said: list[int]) -> Sequence:
         members = {self._adapters[name]: gate for name, gate in gates.items()}
-        sequence = self.runner.read(prompt, members, Sampling(max_tokens=len(said) + 1))
+        (sequence,) = self.runner.read(prompt, members, Sampling(max_tokens=len(said) + 1))
         self.logits[sequence], self._said[sequence] = [], list(said)
         self.scheduler.add(sequence)
         return sequence

@@ -1,8 +1,11 @@
 """The engine on the embedded Qwen3-VL: equal to PEFT and `generate`, alone and in a batch."""
 
 import asyncio
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +15,11 @@ from cluster.settings import ModelSettings
 from examples.miniwob.model import load_processor
 from services.adapters.registry import Registry
 from services.engine.base import EngineStopped, InvalidPrompt, Message, Part, Prompt, Sampling
+from services.engine.grammar import schema_text
 from services.engine.loading import load
 from services.engine.routed import RoutedEngine
+from services.engine.routed.runner import Runner
+from services.engine.routed.scheduler import Chunk
 from services.engine.vision import Vision
 from tests.services.engine.oracle import Oracle, random_oracle
 from tests.services.engine.prompts import PROMPTS, chat, png
@@ -167,6 +173,99 @@ class TestGenerate:
         assert again == alone
         other = await say(engine, PROMPTS["one screen"], {}, Sampling(TOKENS, temperature=1.5, seed=8))
         assert other != alone
+
+    async def test_choices_are_drawn_apart_from_one_reading_of_the_prompt(
+        self, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[int] = []
+        compute = Runner.read_chunk
+
+        def counted(own: Runner, chunk: Chunk) -> torch.Tensor | None:
+            read.append(chunk.tokens)
+            return compute(own, chunk)
+
+        monkeypatch.setattr(Runner, "read_chunk", counted)
+        name = next(iter(oracle.adapters))
+        engine = RoutedEngine(oracle.checkpoint, {name: oracle.adapters[name]}, max_batch=3, kv_tokens=2048)
+        prompt, gates = PROMPTS["one screen"], {name: 0.5}
+
+        async def choices(sampling: Sampling) -> list[str]:
+            deltas = [delta async for delta in engine.generate(prompt, gates, sampling)]
+            ended = [delta.choice for delta in deltas if delta.finish_reason]
+            assert sorted(ended) == list(range(sampling.n))
+            return ["".join(d.text for d in deltas if d.choice == number) for number in range(sampling.n)]
+
+        try:
+            warm = Sampling(TOKENS, temperature=3.0, seed=7)
+            alone = [(await choices(warm.of_choice(number)))[0] for number in range(4)]
+            read.clear()
+            three = await choices(replace(warm, n=3))
+            once, four = len(read), await choices(replace(warm, n=4))
+            greedy = await choices(Sampling(TOKENS, n=2))
+        finally:
+            engine.close()
+        assert (three, four) == (alone[:3], alone)
+        assert len(set(alone)) == 4
+        assert once == 1
+        assert greedy == [oracle.answer(prompt, gates, TOKENS)] * 2
+
+    async def test_a_failing_choice_fails_the_request_and_leaves_no_row(
+        self, engine: RoutedEngine, adapters: tuple[str, ...]
+    ) -> None:
+        with pytest.raises(FloatingPointError):
+            await say(engine, PROMPTS["one screen"], dict.fromkeys(adapters[:2], 1e25), Sampling(TOKENS, n=3))
+        leaving = engine.generate(PROMPTS["one screen"], {}, Sampling(4000, n=3))
+        await anext(leaving)
+        await leaving.aclose()
+        assert await asyncio.wait_for(say(engine, PROMPTS["text only"], {}), 60)
+        assert engine.running == 0
+
+    async def test_log_probabilities_are_those_of_a_forward_pass(
+        self, engine: RoutedEngine, oracle: Oracle, adapters: tuple[str, ...]
+    ) -> None:
+        prompt, gates = PROMPTS["one screen"], {adapters[0]: 1.0}
+        deltas = [delta async for delta in engine.generate(prompt, gates, Sampling(TOKENS, logprobs=3))]
+        told = [each for delta in deltas for each in delta.logprobs]
+        assert b"".join(each.token for each in told).decode() == "".join(delta.text for delta in deltas)
+        said: list[int] = []
+        for each in told:
+            values, tokens = oracle.logits(prompt, gates, said)[-1].log_softmax(-1).topk(3)
+            assert each.logprob == pytest.approx(float(values[0]), abs=1e-3)
+            assert [value for _, value in each.top] == pytest.approx(values.tolist(), abs=1e-3)
+            assert each.token == each.top[0][0] == oracle.checkpoint.tokenizer.decode(tokens[0]).encode()
+            said.append(int(tokens[0]))
+
+    @pytest.mark.parametrize("warm", [False, True])
+    async def test_an_answer_fits_its_schema_beside_others_that_have_none(
+        self, engine: RoutedEngine, adapters: tuple[str, ...], warm: bool
+    ) -> None:
+        schema = schema_text(
+            {
+                "type": "object",
+                "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 999}, "y": {"enum": ["up", "down"]}},
+                "required": ["x", "y"],
+                "additionalProperties": False,
+            }
+        )
+        asked = Sampling(120, temperature=1.2 if warm else 0.0, seed=5, n=2, json_schema=schema)
+        prompt, gates = PROMPTS["one screen"], {adapters[0]: 1.0}
+        alone = await say(engine, prompt, gates)
+
+        async def fitting() -> list[Any]:
+            deltas = [delta async for delta in engine.generate(prompt, gates, asked)]
+            assert {delta.finish_reason for delta in deltas if delta.finish_reason} == {"stop"}
+            return [json.loads("".join(d.text for d in deltas if d.choice == number)) for number in range(2)]
+
+        points, plain = await asyncio.gather(fitting(), say(engine, prompt, gates))
+        assert plain == alone
+        for point in points:
+            assert 0 <= point["x"] <= 999
+            assert point["y"] in ("up", "down")
+
+    async def test_a_schema_that_cannot_be_kept_fails_its_own_request(self, engine: RoutedEngine) -> None:
+        with pytest.raises(ValueError, match=r"json_schema.*not"):
+            await say(engine, PROMPTS["text only"], {}, Sampling(5, json_schema='{"not": {}}'))
+        assert await say(engine, PROMPTS["text only"], {})
 
     @pytest.mark.parametrize(
         ("gates", "error", "message"),
