@@ -97,23 +97,27 @@ def supervised_statistics(
 ) -> SupervisedStatistics:
     """Sums over contexts X [n,d] with the arm that is right for each, and measured rewards [n,K] (NaN: not measured).
 
-    Where nothing was measured a label stands for reward 1 and its absence for 0. An arm that no label names counts
-    each of its measured examples fully. ValueError: a label outside `arms`, an arm with neither labels nor outcomes.
+    Where nothing was measured a label stands for reward 1 and another label for 0. An arm that no label names counts
+    each of its measured examples fully; so does every arm on an example without a label (""), which says nothing else.
+    ValueError: a label outside `arms`, an arm with neither labels nor outcomes.
     """
     X = checks.array("X", X, (len(labels), None))
     names = np.array(labels, dtype=np.str_)
-    if unknown := sorted(set(labels) - set(arms)):
+    if unknown := sorted(set(labels) - {*arms, ""}):
         raise ValueError(f"labels hold {unknown}, expected only {list(arms)}")
     measured = np.full((len(X), len(arms)), np.nan) if outcomes is None else outcomes
     checks.array("outcomes", np.nan_to_num(measured, nan=0.0, posinf=np.inf, neginf=-np.inf), (len(X), len(arms)))
-    sums = [_sums(X, names == arm, measured[:, k], arm) for k, arm in enumerate(arms)]
+    sums = [_sums(X, names == arm, names == "", measured[:, k], arm) for k, arm in enumerate(arms)]
     stacked = _Sums(*(np.stack(parts) for parts in zip(*sums, strict=True)))
-    return SupervisedStatistics(tuple(arms), len(X), X.T @ X / len(X), *stacked)
+    told = int(((names != "") | ~np.isnan(measured).all(axis=1)).sum())
+    return SupervisedStatistics(tuple(arms), told, X.T @ X / len(X), *stacked)
 
 
-def _sums(X: Array, labelled: Mask, outcome: Array, arm: str) -> _Sums:
+def _sums(X: Array, labelled: Mask, unlabelled: Mask, outcome: Array, arm: str) -> _Sums:
     measured = ~np.isnan(outcome)
-    positive, negative = (labelled, ~labelled) if labelled.any() else (measured, np.zeros_like(measured))
+    positive, negative = measured, np.zeros_like(measured)
+    if labelled.any():
+        positive, negative = labelled | (unlabelled & measured), ~labelled & ~unlabelled
     if not positive.any():
         raise ValueError(f"arm {arm!r} has neither labels nor outcomes, expected one of them")
     right, wrong = X[positive], X[negative]

@@ -23,7 +23,8 @@ from policies.evidence import ArmStatistics
 from policies.posterior import Posterior
 from policies.prior import Prior
 from policies.training.artifact import fit_context_map
-from policies.training.classifier import ClassifierConfig, EpochReport, train_classifier
+from policies.training.classifier import ClassifierConfig, train_classifier
+from policies.training.stage import Round
 from services.adapters.registry import BASE, Registry
 from services.configuration import learning_config
 from services.engine.base import Engine
@@ -70,8 +71,8 @@ def fit(data: Examples, seed: int) -> ContextMap:
     config = ClassifierConfig(seed=seed)
     with progress_bar("router", config.epochs) as advance:
 
-        def report(epoch: EpochReport) -> None:
-            advance(f"held-out loss {epoch.held_out_loss:.3f}, accuracy {epoch.accuracy:.3f}")
+        def report(epoch: Round) -> None:
+            advance(f"held-out loss {epoch.held_out_loss:.3f}, recall {epoch.health.mean_recall:.3f}")
 
         mlp, metrics = train_classifier(data.features, data.labels, config, report)
     return fit_context_map(

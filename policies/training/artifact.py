@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from policies import checks
-from policies.checks import Array
+from policies.checks import Array, Mask
 from policies.context import ContextMap
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior
@@ -35,29 +35,44 @@ def fit_context_map(
     features: Mapping[str, str | int | float | bool] | None = None,
     metrics: Mapping[str, float] | None = None,
     tasks: Sequence[str] = (),
+    aside: Mask | None = None,
 ) -> ContextMap:
-    """The artifact of a network that `train_classifier` made from the same features H [n,D], labels and config.
+    """The artifact of a network that was trained on the features H [n,D] and labels, "" where there is none.
 
-    `outcomes` [n, len(outcome_arms)] are measured rewards, NaN where not measured; an arm among `outcome_arms` that
-    no label names (base) is known by them alone. `features` says how H was made. To `metrics` come the held-out
-    accuracy of the gates, and of the means of a posterior without evidence whose prior saw only the other examples.
-    `tasks`, one an example, train the table of the policy "poly".
+    `outcomes` [n, len(outcome_arms)] are measured rewards, NaN where not measured; an arm that no label names (base)
+    is known by them alone, one with neither is new to the bandit. `features` says how H was made. To `metrics` come the
+    held-out accuracy of the gates, and of the means of a posterior without evidence whose prior saw only the other
+    examples; `aside` [n] are the held-out ones, by default those of `held_out_rows`. `tasks`, one an example and ""
+    where there is none, train the table of the policy "poly".
     """
     rows = checks.array("H", H, (len(labels), None))
     projection = _projection(mlp, rows, pca, temperature, config.seed)
     X, G = projection.apply(rows)
-    arms = (*mlp.arms, *(arm for arm in outcome_arms if arm not in mlp.arms))
+    arms = tuple(dict.fromkeys([*mlp.arms, *sorted(set(labels) - {""}), *outcome_arms]))
     measured = _aligned(outcomes, outcome_arms, arms, len(rows))
-    names, aside = np.array(labels, dtype=np.str_), held_out_rows(labels, config)
-    seen = supervised_statistics(X[~aside], names[~aside].tolist(), arms, measured[~aside])
-    means = cold_means(seen, mlp.arms, X[aside], learning or LearningConfig())
-    found = {
-        "mlp_accuracy": _accuracy(G[aside], mlp.arms, names[aside]),
-        "cold_accuracy": _accuracy(means, mlp.arms, names[aside]),
-    }
-    statistics = supervised_statistics(X, labels, arms, measured)
+    names = np.array(labels, dtype=np.str_)
+    aside = held_out_rows(labels, config) if aside is None else aside
+    judged = aside & (names != "")
+    found = {}
+    if judged.any():
+        seen = _statistics(X[~aside], names[~aside].tolist(), arms, measured[~aside])
+        means = cold_means(seen, mlp.arms, X[judged], learning or LearningConfig())
+        found = {
+            "mlp_accuracy": _accuracy(G[judged], mlp.arms, names[judged]),
+            "cold_accuracy": _accuracy(means, mlp.arms, names[judged]),
+        }
+    statistics = _statistics(X, labels, arms, measured)
     supervision = _supervision(X, labels, tasks, config.seed)
     return ContextMap(mlp.arms, projection, statistics, features or {}, {**(metrics or {}), **found}, supervision)
+
+
+def _statistics(X: Array, labels: Sequence[str], arms: Sequence[str], measured: Array) -> SupervisedStatistics:
+    """The sums of those arms that labels or outcomes tell of; without any, only what contexts are like."""
+    known = [k for k, arm in enumerate(arms) if arm in labels or not np.isnan(measured[:, k]).all()]
+    if known:
+        return supervised_statistics(X, labels, [arms[k] for k in known], measured[:, known])
+    nothing, d = np.zeros((0, X.shape[1])), X.shape[1]
+    return SupervisedStatistics((), len(X), X.T @ X / len(X), *[np.zeros((0, d, d))] * 2, *[nothing] * 2)
 
 
 def cold_means(statistics: SupervisedStatistics, arms: Sequence[str], X: Array, config: LearningConfig) -> Array:
@@ -70,10 +85,13 @@ def cold_means(statistics: SupervisedStatistics, arms: Sequence[str], X: Array, 
 
 def _supervision(X: Array, labels: Sequence[str], tasks: Sequence[str], seed: int) -> Supervision:
     """A sample of the examples, and the task table if there are tasks."""
-    chosen = np.random.default_rng(seed).permutation(len(X))[:_EXAMPLES]
+    chosen = [i for i in np.random.default_rng(seed).permutation(len(X)) if labels[i]][:_EXAMPLES]
+    if not chosen:
+        return Supervision()
     table = Supervision()
-    if tasks:
-        names, arms, logits = train_poly(tasks, labels, seed=seed)
+    told = [i for i, task in enumerate(tasks) if task and labels[i]]
+    if told:
+        names, arms, logits = train_poly([tasks[i] for i in told], [labels[i] for i in told], seed=seed)
         table = Supervision(arms, tasks=names, logits=logits)
     return table.with_examples(X[chosen], [labels[i] for i in chosen])
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from policies import checks
 from policies.checks import Array, Mask
+from policies.training.calibration import probabilities
+from policies.training.collapse import health
 from policies.training.network import RouterMLP
+from policies.training.stage import Round, Stage, from_plain, generator, plain
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Settings of stage 1. An epoch draws as many examples as there are, each arm as often as any other.
+    """Settings of stage 1. An epoch draws as many examples as there are; `balanced`, each arm as often as any other.
 
     held_out: share of every arm's examples that is never trained on.  patience: epochs without a lower held-out loss
     before training ends.
@@ -31,21 +34,8 @@ class ClassifierConfig:
     epochs: int = 60
     patience: int = 8
     held_out: float = 0.2
+    balanced: bool = True
     seed: int = 0
-
-
-class EpochReport(NamedTuple):
-    """One epoch: training loss, held-out loss, held-out accuracy."""
-
-    epoch: int
-    loss: float
-    held_out_loss: float
-    accuracy: float
-
-
-class _Examples(NamedTuple):
-    H: Tensor
-    targets: Tensor
 
 
 def held_out_rows(labels: Sequence[str], config: ClassifierConfig) -> Mask:
@@ -64,79 +54,140 @@ def held_out_rows(labels: Sequence[str], config: ClassifierConfig) -> Mask:
     return mask
 
 
+class Classifier(Stage):
+    """An epoch a round, on features H [n,D], the arm that is right for each, and how much each weighs.
+
+    `aside` [n] are the held-out examples, by default those of `held_out_rows`. The arms are those that the others name:
+    a held-out example of another arm counts as missed, and its loss does not count. Weights replace balancing: what
+    they say of the arms' shares must stand. ValueError: fewer than 2 arms to train on, or no held-out example of them.
+    """
+
+    name = "stage 1"
+
+    def __init__(
+        self,
+        H: npt.ArrayLike,
+        labels: Sequence[str],
+        config: ClassifierConfig,
+        *,
+        aside: Mask | None = None,
+        weights: Array | None = None,
+    ) -> None:
+        features = checks.array("H", H, (len(labels), None))
+        self._config = config
+        self._history: list[Round] = []
+        aside = held_out_rows(labels, config) if aside is None else aside
+        arms = sorted({label for label, out in zip(labels, aside, strict=True) if not out})
+        if len(arms) < 2:
+            raise ValueError(f"labels name {arms}, expected at least 2 arms")
+        self._labels = [label for label, out in zip(labels, aside, strict=True) if out]
+        if not set(self._labels) & set(arms):
+            raise ValueError(f"no held-out example is labelled with one of {arms}, expected some")
+        targets = np.array([arms.index(label) if label in arms else -1 for label in labels])
+        given = np.ones(len(labels)) if weights is None else checks.array("weights", weights, (len(labels),))
+        self._H, self._targets, self._weights = _tensors(features, targets, given, ~aside)
+        self._H_aside, self._targets_aside, self._weights_aside = _tensors(features, targets, given, aside)
+        self._balanced = config.balanced and weights is None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.mlp = RouterMLP(features.shape[1], config.hidden, arms)
+        rate, decay = config.learning_rate, config.weight_decay
+        self._optimizer = torch.optim.AdamW(self.mlp.parameters(), lr=rate, weight_decay=decay)
+        self._best = copy.deepcopy(self.mlp.state_dict())
+
+    @property
+    def rounds(self) -> int:
+        return self._config.epochs
+
+    @property
+    def history(self) -> list[Round]:
+        return self._history
+
+    @property
+    def finished(self) -> bool:
+        done = len(self._history)
+        return done >= self._config.epochs or (done > 0 and done - self._kept.number >= self._config.patience)
+
+    def advance(self) -> Round:
+        number = len(self._history) + 1
+        loss = self._epoch(generator(self._config.seed, self.name, number))
+        gates, held_out_loss = self._evaluate()
+        self._history.append(Round(number, loss, held_out_loss, health(gates, self.mlp.arms, self._labels)))
+        if self._kept.number == number:
+            self._best = copy.deepcopy(self.mlp.state_dict())
+        return self._history[-1]
+
+    def keep_best(self) -> Round:
+        self.mlp.load_state_dict(self._best)
+        return self._kept
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "mlp": self.mlp.state_dict(),
+            "best": self._best,
+            "optimizer": self._optimizer.state_dict(),
+            "history": plain(self._history),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.mlp.load_state_dict(state["mlp"])
+        self._best = state["best"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._history = from_plain(state["history"])
+
+    @property
+    def _kept(self) -> Round:
+        return min(self._history, key=lambda one: (one.held_out_loss, one.number))
+
+    def _epoch(self, chance: torch.Generator) -> float:
+        criterion = nn.CrossEntropyLoss(label_smoothing=self._config.label_smoothing, reduction="none")
+        losses = []
+        for rows in torch.split(self._order(chance), self._config.batch_size):
+            weights = self._weights[rows]
+            loss: Tensor = (weights * criterion(self.mlp(self._H[rows]), self._targets[rows])).mean()
+            self._optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            self._optimizer.step()
+            losses.append(loss.item())
+        return float(np.mean(losses))
+
+    def _order(self, chance: torch.Generator) -> Tensor:
+        """The examples of an epoch."""
+        if not self._balanced:
+            return torch.randperm(len(self._targets), generator=chance)
+        counts = torch.bincount(self._targets).double()
+        return torch.multinomial(1 / counts[self._targets], len(self._targets), replacement=True, generator=chance)
+
+    @torch.no_grad()
+    def _evaluate(self) -> tuple[Array, float]:
+        logits = self.mlp(self._H_aside)
+        losses = nn.functional.cross_entropy(logits, self._targets_aside, ignore_index=-1, reduction="none")
+        weights = self._weights_aside * (self._targets_aside >= 0)
+        return probabilities(logits.double().numpy()), float((weights * losses).sum() / weights.sum())
+
+
 def train_classifier(
     H: npt.ArrayLike,
     labels: Sequence[str],
     config: ClassifierConfig,
-    progress: Callable[[EpochReport], None] = lambda _: None,
+    progress: Callable[[Round], None] = lambda _: None,
 ) -> tuple[RouterMLP, dict[str, float]]:
     """Train on features H [n,D] and the arm that is right for each; the best epoch by held-out loss is kept.
 
     Returns the network and the held-out accuracy and loss. ValueError: fewer than 2 arms, or examples of one.
     """
-    features = checks.array("H", H, (len(labels), None))
-    arms = sorted(set(labels))
-    if len(arms) < 2:
-        raise ValueError(f"labels name {arms}, expected at least 2 arms")
-    kept, aside = _split(features, labels, arms, config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        mlp = RouterMLP(features.shape[1], config.hidden, arms)
-        best = _fit(mlp, kept, aside, config, progress)
-    return mlp, {"accuracy": best.accuracy, "loss": best.held_out_loss, "epochs": float(best.epoch)}
-
-
-def _split(features: Array, labels: Sequence[str], arms: list[str], config: ClassifierConfig) -> list[_Examples]:
-    targets = np.array([arms.index(label) for label in labels])
+    stage = Classifier(H, labels, config)
+    while not stage.finished:
+        progress(stage.advance())
+    best = stage.keep_best()
     aside = held_out_rows(labels, config)
-    return [
-        _Examples(torch.tensor(features[rows], dtype=torch.float32), torch.tensor(targets[rows]))
-        for rows in (~aside, aside)
-    ]
+    with torch.no_grad():
+        top = stage.mlp(torch.tensor(np.asarray(H)[aside], dtype=torch.float32)).argmax(dim=1).numpy()
+    accuracy = float(np.mean(np.array(stage.mlp.arms)[top] == np.array(labels, dtype=np.str_)[aside]))
+    return stage.mlp, {"accuracy": accuracy, "loss": best.held_out_loss, "epochs": float(best.number)}
 
 
-def _fit(
-    mlp: RouterMLP,
-    kept: _Examples,
-    aside: _Examples,
-    config: ClassifierConfig,
-    progress: Callable[[EpochReport], None],
-) -> EpochReport:
-    optimizer = torch.optim.AdamW(mlp.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    best, weights = EpochReport(0, np.inf, np.inf, 0.0), copy.deepcopy(mlp.state_dict())
-    for epoch in range(1, config.epochs + 1):
-        report = EpochReport(epoch, _epoch(mlp, kept, optimizer, criterion, config), *_evaluate(mlp, aside))
-        progress(report)
-        if report.held_out_loss < best.held_out_loss:
-            best, weights = report, copy.deepcopy(mlp.state_dict())
-        elif epoch - best.epoch >= config.patience:
-            break
-    mlp.load_state_dict(weights)
-    return best
-
-
-def _epoch(
-    mlp: RouterMLP,
-    examples: _Examples,
-    optimizer: torch.optim.Optimizer,
-    criterion: nn.CrossEntropyLoss,
-    config: ClassifierConfig,
-) -> float:
-    counts = torch.bincount(examples.targets).double()
-    order = torch.multinomial(1 / counts[examples.targets], len(examples.targets), replacement=True)
-    losses = []
-    for rows in torch.split(order, config.batch_size):
-        loss: Tensor = criterion(mlp(examples.H[rows]), examples.targets[rows])
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        losses.append(loss.item())
-    return float(np.mean(losses))
-
-
-def _evaluate(mlp: RouterMLP, examples: _Examples) -> tuple[float, float]:
-    with torch.inference_mode():
-        logits = mlp(examples.H)
-    loss = nn.functional.cross_entropy(logits, examples.targets).item()
-    return loss, (logits.argmax(dim=1) == examples.targets).double().mean().item()
+def _tensors(H: Array, targets: npt.NDArray[np.intp], weights: Array, rows: Mask) -> tuple[Tensor, Tensor, Tensor]:
+    """The features, targets and weights of some rows; weights have a mean of 1."""
+    chosen = torch.tensor(weights[rows], dtype=torch.float32)
+    return torch.tensor(H[rows], dtype=torch.float32), torch.tensor(targets[rows]), chosen / chosen.mean()

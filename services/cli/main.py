@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import ValidationError
@@ -18,7 +18,9 @@ from cluster.events import Mode
 from cluster.settings import CHECKOUT, ApiKey, Scope, Settings
 from services.cli import arms as arm_commands
 from services.cli import tables
+from services.cli import training as training_commands
 from services.cli.client import Client, user_message
+from services.cli.options import settings as given_settings
 from services.edge.auth import key_hash
 
 app = typer.Typer(
@@ -31,6 +33,8 @@ app = typer.Typer(
 bandits = typer.Typer(help="What the bandit believes.", invoke_without_command=True)
 app.add_typer(bandits, name="bandit")
 app.add_typer(arm_commands.app, name="arms")
+app.add_typer(training_commands.data, name="data")
+app.command()(training_commands.train)
 console = Console()
 _LONG_S = 3600.0
 
@@ -53,7 +57,7 @@ def serve(
     """Serve on this machine until Ctrl-C. All settings: docs/settings.md."""
     from services.launch import running  # Ray takes seconds to import; the other commands do not need it
 
-    settings = _settings(
+    settings = given_settings(
         server={"host": host, "port": port},
         model={"path": _resolved(model), "adapters": adapters and adapters.resolve()},
         router={"path": router and router.resolve()},
@@ -279,12 +283,6 @@ def _resolved(model: str | None) -> str | None:
     return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
-def _settings(**groups: dict[str, Any]) -> Settings:
-    """Settings with the options that were given; the environment and the file say the rest."""
-    given = {name: {k: v for k, v in group.items() if v is not None} for name, group in groups.items()}
-    return Settings(**cast(Any, {name: group for name, group in given.items() if group}))
-
-
 def _show(answer: Any, table: Any, as_json: bool) -> None:
     console.print_json(json.dumps(answer)) if as_json else console.print(table(answer))
 
@@ -296,3 +294,7 @@ def main() -> None:
     except (RuntimeError, ValueError, OSError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,8 @@ from policies.base import Array
 from policies.context import ContextMap
 from policies.prior import LearningConfig
 from policies.training.artifact import cold_means, fit_context_map
-from policies.training.classifier import ClassifierConfig, EpochReport, held_out_rows, train_classifier
+from policies.training.classifier import ClassifierConfig, held_out_rows, train_classifier
+from policies.training.stage import Round
 
 ARMS = [f"arm{k}" for k in range(8)]
 HIDDEN_STATE = 32
@@ -29,12 +30,12 @@ def examples(n: int, seed: int, noise: float = 2.0) -> tuple[Array, list[str]]:
 class Trained(NamedTuple):
     context_map: ContextMap
     metrics: dict[str, float]
-    reports: list[EpochReport]
+    reports: list[Round]
 
 
 @cache
 def trained() -> Trained:
-    reports: list[EpochReport] = []
+    reports: list[Round] = []
     H, labels = examples(1_500, seed=0)
     mlp, metrics = train_classifier(H, labels, CONFIG, reports.append)
     return Trained(fit_context_map(mlp, H, labels, CONFIG, metrics=metrics), metrics, reports)
@@ -48,7 +49,7 @@ def test_the_network_learns_and_every_epoch_is_reported() -> None:
     H, labels = examples(1_500, seed=1)
     _, G = trained().context_map.map_batch(H)
     assert accuracy(G, labels) > 0.93
-    assert [report.epoch for report in trained().reports] == list(range(1, len(trained().reports) + 1))
+    assert [report.number for report in trained().reports] == list(range(1, len(trained().reports) + 1))
     assert trained().metrics["loss"] == min(report.held_out_loss for report in trained().reports)
 
 
@@ -83,7 +84,7 @@ def test_training_repeats_itself_and_leaves_the_global_generator_alone() -> None
 def test_training_stops_when_the_held_out_loss_no_longer_falls() -> None:
     H = np.random.default_rng(0).normal(size=(120, 9))
     labels = np.random.default_rng(1).choice(["a", "b"], size=120).tolist()
-    reports: list[EpochReport] = []
+    reports: list[Round] = []
     config = ClassifierConfig(epochs=200, patience=3, learning_rate=0.05)
     _, metrics = train_classifier(H, labels, config, reports.append)
     assert len(reports) == metrics["epochs"] + 3 < 200

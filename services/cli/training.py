@@ -1,0 +1,60 @@
+"""`pointsman data` and `pointsman train`: from labelled traffic to a version of a router."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from services.cli.options import settings
+
+data = typer.Typer(help="The data that routers are trained on.", no_args_is_help=True)
+console = Console()
+
+File = Annotated[Path, typer.Argument(dir_okay=False, help="JSONL or Parquet, a row an example (docs/training.md).")]
+DEFAULT_OUT = Path("routers")
+
+
+@data.command()
+def check(
+    file: File,
+    held_out: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share that is only judged on.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+) -> None:
+    """Whether a file can be trained on: balance, duplicates, images. Exit code 1 if rows cannot be used."""
+    from services.training import inspection  # pyarrow and FastAPI take a second
+
+    report = inspection.check(file, held_out, seed)
+    console.print(inspection.table(report))
+    for warning in report.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    for fault in report.faults[:20]:
+        console.print(f"[bold red]error:[/] {escape(fault)}", soft_wrap=True)
+    if report.faults:
+        console.print(f"{len(report.faults)} of {report.rows} rows cannot be used", highlight=False)
+        raise typer.Exit(1)
+
+
+def train(
+    file: File,
+    out: Annotated[Path, typer.Option(help="Directory of the router's versions.")] = DEFAULT_OUT,
+    model: Annotated[str | None, typer.Option(help="Directory or hub name of the Qwen3-VL checkpoint.")] = None,
+    adapters: Annotated[Path | None, typer.Option(help="Directory with one PEFT LoRA per subdirectory.")] = None,
+    config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML of options.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of split, weights and batches.")] = None,
+    balanced: Annotated[bool | None, typer.Option(help="Every adapter equally often in the batches.")] = None,
+) -> None:
+    """Train a router on labelled examples. Killed, the same command goes on; done, it finds what it made."""
+    from services.training import summary  # torch takes seconds to import
+    from services.training.config import TrainingConfig
+    from services.training.train import Training
+
+    options = TrainingConfig.load(config, seed=seed, balanced=balanced)
+    trained = Training(settings(model={"path": model, "adapters": adapters}), options, out, console).run(file)
+    if trained.found:
+        console.print(f"{trained.version} was made by the same run before", highlight=False)
+    console.print(summary.table(trained.known))
+    for alarm in trained.known["alarms"]:
+        console.print(f"[bold red]alarm:[/] {escape(alarm)}", soft_wrap=True)
+    console.print(f"{trained.version}: router {trained.known['router']}", highlight=False, soft_wrap=True)

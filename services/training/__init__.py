@@ -1,0 +1,1 @@
+"""Training a router: what `pointsman train` reads, runs, watches and writes."""

@@ -1,0 +1,68 @@
+"""Everything that decides the outcome of a training besides the data; a YAML file may set any of it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Gates = Literal["soft", "gumbel", "straight_through"]
+
+
+class Part(BaseModel):
+    """Unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassifierOptions(Part):
+    """Stage 1."""
+
+    epochs: int = Field(60, ge=1, description="Most epochs.")
+    patience: int = Field(8, ge=1, description="Epochs without a lower held-out loss before it ends.")
+    batch_size: int = Field(64, ge=1, description="Examples a step.")
+    learning_rate: float = Field(2e-3, gt=0, description="Rate of AdamW.")
+    weight_decay: float = Field(1e-2, ge=0, description="Of AdamW.")
+    label_smoothing: float = Field(0.05, ge=0, lt=1, description="Share of the target that all adapters get.")
+
+
+class TrainingConfig(Part):
+    """All options of `pointsman train`."""
+
+    seed: int = Field(0, description="Of the split, the weights and the batches.")
+    held_out: float = Field(0.2, gt=0, lt=1, description="Share of each adapter's examples that is only judged on.")
+    balanced: bool = Field(True, description="Whether batches hold every adapter equally often.")
+    hidden: int = Field(32, ge=1, description="Width of the router's hidden layer.")
+    components: int = Field(16, ge=1, description="Principal components in the bandit's context.")
+    classifier: ClassifierOptions = ClassifierOptions()
+
+    @classmethod
+    def load(cls, path: Path | None, **given: Any) -> Self:
+        """The file's options, over them what is `given` and not None. ValueError names what is wrong."""
+        found: Any = {}
+        if path is not None:
+            found = yaml.safe_load(path.read_text()) or {}
+            if not isinstance(found, dict):
+                raise ValueError(f"{path}: {type(found).__name__}, expected options by name")
+        try:
+            return cls.model_validate(
+                _merged(found, {name: value for name, value in given.items() if value is not None})
+            )
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['input']!r:.60}: {fault['msg']}") from None
+
+    def fingerprint(self, *parts: str) -> str:
+        """16 hex digits of the options and what else decides the outcome."""
+        document = json.dumps([self.model_dump(mode="json"), *parts], sort_keys=True)
+        return hashlib.sha256(document.encode()).hexdigest()[:16]
+
+
+def _merged(found: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(found)
+    for name, value in given.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
