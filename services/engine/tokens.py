@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.engine.base import InvalidPrompt, Prompt
-from services.engine.vision import Screen
+from services.engine.vision import Pixels, Screen, Vision
 
 TEXT, IMAGE = 0, 1
 
@@ -17,14 +17,15 @@ class Tokens(NamedTuple):
     ids: torch.Tensor  # int64 [T]
     types: torch.Tensor  # int64 [T]: 0 text, 1 image
     grids: torch.Tensor  # int64 [images, 3]: time, height, width in patches
-    screens: tuple[Screen, ...]
+    images: tuple[Pixels | Screen, ...]
 
 
 class Tokenizer:
-    """Turns prompts into tokens for one model."""
+    """Turns prompts into tokens for one model. Any thread may, one at a time."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, image_token: int, positions: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vision: Vision, image_token: int, positions: int) -> None:
         self._tokenizer = tokenizer
+        self._vision = vision
         self._image_token = image_token
         self._positions = positions
         placeholder = tokenizer.convert_ids_to_tokens(image_token)
@@ -33,21 +34,23 @@ class Tokenizer:
             token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None
         )
 
-    def encode(self, prompt: Prompt, screens: tuple[Screen, ...], *, generate: bool) -> Tokens:
+    def encode(self, prompt: Prompt, *, generate: bool) -> Tokens:
         """Tokens of the chat; with `generate` they end where the answer begins.
 
-        Raises InvalidPrompt for control tokens in a text and for more tokens than the model has positions.
+        Raises InvalidPrompt for an image that cannot be decoded, control tokens in a text and more tokens than the
+        model has positions.
         """
         text = self._render(prompt, generate=generate)
+        images = tuple(map(self._vision.read, prompt.images))
         ids: list[int] = []
-        waiting = iter(screens)
+        sizes = map(self._vision.tokens, images)
         for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]:
-            ids.extend([token] * next(waiting).size if token == self._image_token else [token])
+            ids.extend([token] * next(sizes) if token == self._image_token else [token])
         if len(ids) >= self._positions:
             raise InvalidPrompt(f"messages: {len(ids)} tokens, expected fewer than {self._positions}")
         tensor = torch.tensor(ids)
-        grids = torch.stack([s.grid for s in screens]) if screens else torch.empty(0, 3, dtype=torch.long)
-        return Tokens(tensor, (tensor == self._image_token).long(), grids, screens)
+        grids = torch.stack([i.grid for i in images]) if images else torch.empty(0, 3, dtype=torch.long)
+        return Tokens(tensor, (tensor == self._image_token).long(), grids, images)
 
     def instruction_span(self, prompt: Prompt, tokens: Tokens) -> slice:
         """Where the text of a routed prompt (one user message, its text last) stands among its tokens.

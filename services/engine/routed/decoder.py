@@ -52,7 +52,7 @@ class Decoder:
     def logits(self, h: torch.Tensor) -> torch.Tensor:
         """Logits [T, vocabulary] of last states."""
         hidden = (self._shape.hidden,)
-        return torch.mm(rms_norm(h, hidden, self._weights.norm, self._shape.eps), self._weights.head.t())
+        return self._weights.head(rms_norm(h, hidden, self._weights.norm, self._shape.eps))
 
     def _attention(
         self, layer: int, h: torch.Tensor, turns: torch.Tensor, project: Projections, attend: Attend
@@ -86,15 +86,18 @@ def alone(shape: Shape) -> Attend:
     return attend
 
 
-def chunk(arena: KvArena, shape: Shape, row: int, start: int) -> Attend:
-    """Causal attention of a chunk that begins at token `start` of a row; its keys and values are kept there."""
+def chunks(arena: KvArena, shape: Shape, parts: Sequence[tuple[int, range]]) -> Attend:
+    """Causal attention of chunks one below the other: (row, tokens of that row); keys and values are kept there."""
+    sizes = [len(tokens) for _, tokens in parts]
 
     def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        end = start + len(q)
-        keys, values = arena.keys[layer][row, :, :end], arena.values[layer][row, :, :end]
-        keys[:, start:] = k.transpose(0, 1)
-        values[:, start:] = v.transpose(0, 1)
-        return _causal(q, keys, values, shape)
+        out = []
+        for (row, tokens), *qkv in zip(parts, *(x.split_with_sizes(sizes) for x in (q, k, v)), strict=True):
+            keys, values = (kept[layer][row, :, : tokens.stop] for kept in (arena.keys, arena.values))
+            keys[:, tokens.start :] = qkv[1].transpose(0, 1)
+            values[:, tokens.start :] = qkv[2].transpose(0, 1)
+            out.append(_causal(qkv[0], keys, values, shape))
+        return out[0] if len(out) == 1 else torch.cat(out)
 
     return attend
 

@@ -3,8 +3,10 @@
 import asyncio
 import math
 import threading
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from services.engine.base import Delta, Engine, EngineStopped, Prompt, Sampling
 from services.engine.loading import Checkpoint
@@ -13,6 +15,8 @@ from services.engine.routed.outbox import Outbox
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Scheduler
 from services.engine.routed.stepper import Request, Stepper
+
+T = TypeVar("T")
 
 
 class RoutedEngine(Engine):
@@ -44,6 +48,7 @@ class RoutedEngine(Engine):
         self._max_mixture = max_mixture
         self._scheduler = Scheduler(self._runner.arena, self._runner.window, chunk=prefill_chunk)
         self._stepper = Stepper(self._runner, self._scheduler)
+        self._reader = ThreadPoolExecutor(1, "reader")
         self._thread = threading.Thread(target=self._stepper.run, name="engine", daemon=True)
         self._thread.start()
 
@@ -61,7 +66,8 @@ class RoutedEngine(Engine):
         return self._stepper.running
 
     async def encode(self, prompt: Prompt) -> bytes:
-        return await asyncio.wrap_future(self._stepper.call(lambda: self._runner.encode(prompt)))
+        routed = await self._read(lambda: self._runner.read_routed(prompt))
+        return await asyncio.wrap_future(self._stepper.call(lambda: self._runner.encode(*routed)))
 
     async def generate(
         self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
@@ -69,7 +75,8 @@ class RoutedEngine(Engine):
         members = self._members(gates)
         schema, grammars = sampling.json_schema, self._runner.vocabulary
         grammar = await asyncio.to_thread(lambda: grammars.grammars.start(schema)) if schema else None
-        request = Request(prompt, members, sampling, Outbox(sampling.n), grammar)
+        first, *others = await self._read(lambda: self._runner.read(prompt, members, sampling, grammar))
+        request = Request(first, Outbox(sampling.n), others)
         self._stepper.submit(request)
         try:
             async for delta in request.outbox:
@@ -85,6 +92,12 @@ class RoutedEngine(Engine):
     def close(self) -> None:
         self._stepper.close()
         self._thread.join()
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        """Read a prompt beside the engine's thread. Raises EngineStopped."""
+        if not self._thread.is_alive():
+            raise EngineStopped("the engine was closed")
+        return await asyncio.get_running_loop().run_in_executor(self._reader, read)
 
     def _members(self, gates: Mapping[str, float]) -> dict[Adapter, float]:
         for name, gate in gates.items():

@@ -14,11 +14,15 @@ from typing import Final
 import torch
 
 from services.engine.routed.lora import Adapter
+from services.engine.routed.products import Apart, Folded, Matrix
 from services.engine.routed.shape import GROUPS, Shape
 from services.engine.routed.weights import Weights
 
 PAGE: Final = 8
 """Rank rows of a page."""
+
+_SETTLED: Final = 4
+"""Steps without a change after which packing the window pays."""
 
 
 class PageWindow:
@@ -28,13 +32,17 @@ class PageWindow:
         self._weights = weights
         self.capacity = capacity
         self._expand = {
-            module: weights.head.new_zeros(shape.layers, capacity * PAGE, out) for module, out in shape.outputs.items()
+            module: weights.embeddings.new_zeros(shape.layers, capacity * PAGE, out)
+            for module, out in shape.outputs.items()
         }
         self._places: OrderedDict[Adapter, tuple[int, ...]] = OrderedDict()  # least recently pinned first
         self._pins: Counter[Adapter] = Counter()
         self.pages = 0
-        self.shrunk: dict[str, list[torch.Tensor]] = {}  # group: a [in, out + modules · ranks] for each layer
-        self.expand: dict[str, list[torch.Tensor]] = {}  # module: a [ranks, out] for each layer
+        self.version = 0  # of what lies where
+        self.both: dict[str, list[Folded | Apart]] = {}  # group: x to x Wᵀ and x Aᵀ, for each layer
+        self.expand: dict[str, list[Matrix]] = {}  # module: B for each layer
+        self._adapters: list[Matrix] = []  # every A and B
+        self._unchanged = 0
 
     @property
     def ranks(self) -> int:
@@ -73,6 +81,13 @@ class PageWindow:
                 table[row, list(self._places[adapter])] = gate
         return table.repeat_interleave(PAGE, 1)
 
+    def settle(self, rows: int) -> None:
+        """Note a step of `rows` rows. After some without a change, the window is prepared for products of so many."""
+        self._unchanged += 1
+        if self._unchanged == _SETTLED:
+            for matrix in self._adapters:
+                matrix.pack(rows)
+
     def check_pins(self, expected: Mapping[Adapter, int]) -> None:
         """The adapters of running sequences are pinned once for each."""
         found, wanted = ({a.name: n for a, n in counts.items()} for counts in (self._pins, expected))
@@ -101,15 +116,26 @@ class PageWindow:
         kept = [adapter for adapter in self._places if adapter in self._pins]
         self._places.clear()
         self.pages = pages
+        self._adapters = []
         for group, modules in GROUPS.items():
-            rows = self._weights.out[group] + len(modules) * self.ranks
-            self._weights.folded[group][:, self._weights.out[group] : rows] = 0
-            self.shrunk[group] = [layer[:rows].t() for layer in self._weights.folded[group]]
-        for module, rows_of in self._expand.items():
-            rows_of[:, : self.ranks] = 0
-            self.expand[module] = [layer[: self.ranks] for layer in rows_of]
+            first = self._weights.above[group]
+            rows = self._weights.folded[group][:, : first + len(modules) * self.ranks]
+            rows[:, first:] = 0
+            self.both[group] = [self._both(group, layer, rows[layer]) for layer in range(len(rows))]
+        for module, rows in self._expand.items():
+            rows[:, : self.ranks] = 0
+            self.expand[module] = [self._matrix(layer[: self.ranks].t()) for layer in rows]
         for adapter in kept:
             self._place(adapter)
+
+    def _both(self, group: str, layer: int, rows: torch.Tensor) -> Folded | Apart:
+        if self._weights.packed:
+            return Apart(self._weights.plain[group][layer], self._matrix(rows))
+        return Folded(rows, self._weights.out[group])
+
+    def _matrix(self, weight: torch.Tensor) -> Matrix:
+        self._adapters.append(Matrix(weight, fixed=False))
+        return self._adapters[-1]
 
     def _free(self) -> list[int]:
         used = {page for pages in self._places.values() for page in pages}
@@ -118,15 +144,22 @@ class PageWindow:
     def _place(self, adapter: Adapter) -> None:
         pages = tuple(self._free()[: self.size([adapter])])
         self._places[adapter] = pages
+        self._change()
         for number, page in enumerate(pages):
             part = slice(number * PAGE, min((number + 1) * PAGE, adapter.rank))
             self._write(adapter, part, page * PAGE)
+
+    def _change(self) -> None:
+        self.version += 1
+        self._unchanged = 0
+        for matrix in self._adapters:
+            matrix.unpack()
 
     def _write(self, adapter: Adapter, part: slice, at: int) -> None:
         """Copy rank rows to a page; what they do not fill becomes zero."""
         filled, end = at + part.stop - part.start, at + PAGE
         for group, modules in GROUPS.items():
-            first = self._weights.out[group]
+            first = self._weights.above[group]
             rows = self._weights.folded[group][:, first : first + len(modules) * self.ranks]
             by_module = rows.unflatten(1, (len(modules), self.ranks))
             by_module[:, :, at:filled] = adapter.shrink[group][:, :, part]

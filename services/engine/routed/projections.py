@@ -1,7 +1,7 @@
 """y = x Wᵀ + ((x Aᵀ) ⊙ G) B for a group of modules that read the same x, in the three forms that a batch can take."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -26,36 +26,32 @@ class Plain(Projections):
         self._plain = weights.plain
 
     def __call__(self, group: str, layer: int, x: torch.Tensor) -> torch.Tensor:
-        return torch.mm(x, self._plain[group][layer])
+        return self._plain[group][layer](x)
 
 
 class Packed(Projections):
     """Every row with its own gates over the active pages: one product for W and all A, then a B for each module."""
 
-    def __init__(self, weights: Weights, window: PageWindow, shape: Shape, gates: torch.Tensor) -> None:
+    def __init__(self, window: PageWindow, shape: Shape, gates: torch.Tensor) -> None:
         """`gates` [T, ranks] of the window."""
         self._window = window
         self._gates = {group: gates.repeat(1, len(modules)) for group, modules in GROUPS.items()}
-        ranks = gates.shape[1]
-        self._splits = {group: (weights.out[group], len(modules) * ranks) for group, modules in GROUPS.items()}
         self._outs = {group: [shape.outputs[module] for module in modules] for group, modules in GROUPS.items()}
 
     def __call__(self, group: str, layer: int, x: torch.Tensor) -> torch.Tensor:
-        both = torch.mm(x, self._window.shrunk[group][layer])
-        y, shrunk = both.split_with_sizes(self._splits[group], 1)
+        y, shrunk = self._window.both[group][layer](x)
         gated = shrunk * self._gates[group]
         modules = GROUPS[group]
         outs = y.split_with_sizes(self._outs[group], 1)
         for module, out, rows in zip(modules, outs, gated.chunk(len(modules), 1), strict=True):
-            out.addmm_(rows, self._window.expand[module][layer])
+            self._window.expand[module][layer].add(out, rows)
         return y
 
 
-class Own(Projections):
-    """All rows with the same adapters and gates: a prompt. Only these adapters are multiplied with."""
+class Own:
+    """The adapters of one prompt, the same for all its rows."""
 
-    def __init__(self, weights: Weights, shape: Shape, gates: Mapping[Adapter, float]) -> None:
-        self._plain = weights.plain
+    def __init__(self, shape: Shape, gates: Mapping[Adapter, float]) -> None:
         self._outs = {group: [shape.outputs[module] for module in modules] for group, modules in GROUPS.items()}
         self._shrink = {
             group: _joined([adapter.shrink[group] for adapter in gates], 2).flatten(1, 2) for group in GROUPS
@@ -65,19 +61,28 @@ class Own(Projections):
             for module in shape.outputs
         }
 
-    def __call__(self, group: str, layer: int, x: torch.Tensor) -> torch.Tensor:
-        y = torch.mm(x, self._plain[group][layer])
+    def add(self, group: str, layer: int, y: torch.Tensor, x: torch.Tensor) -> None:
+        """Add to y [T, out] what the adapters make of x [T, in]."""
         shrunk = torch.mm(x, self._shrink[group][layer].t())
         modules = GROUPS[group]
         outs = y.split_with_sizes(self._outs[group], 1)
         for module, out, rows in zip(modules, outs, shrunk.chunk(len(modules), 1), strict=True):
             out.addmm_(rows, self._expand[module][layer])
+
+
+class Prompts(Projections):
+    """Prompts one below the other: the base for all of them at once, then for each its own adapters alone."""
+
+    def __init__(self, plain: Plain, parts: Sequence[tuple[slice, Own]]) -> None:
+        """`parts`: the rows that have adapters, and theirs."""
+        self._plain = plain
+        self._parts = parts
+
+    def __call__(self, group: str, layer: int, x: torch.Tensor) -> torch.Tensor:
+        y = self._plain(group, layer, x)
+        for rows, own in self._parts:
+            own.add(group, layer, y[rows], x[rows])
         return y
-
-
-def own(weights: Weights, shape: Shape, gates: Mapping[Adapter, float]) -> Projections:
-    """The projections of one sequence's prompt."""
-    return Own(weights, shape, gates) if gates else Plain(weights)
 
 
 def _joined(tensors: list[torch.Tensor], axis: int) -> torch.Tensor:

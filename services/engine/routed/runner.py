@@ -1,7 +1,9 @@
 """The model of one engine thread: reads prompts, computes what a plan says, and the router's features."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Ordered
+from typing import NamedTuple
 
 import torch
 
@@ -15,14 +17,14 @@ from services.engine.routed.decoder import Decoder, Visual
 from services.engine.routed.kv import KvArena
 from services.engine.routed.lora import Adapter, AdapterReader
 from services.engine.routed.pages import PAGE, PageWindow
-from services.engine.routed.projections import Packed, Plain, Projections, own
+from services.engine.routed.projections import Own, Packed, Plain, Projections, Prompts
 from services.engine.routed.scheduler import Chunk
 from services.engine.routed.sequence import Sequence
 from services.engine.routed.shape import Rotary, Shape
 from services.engine.routed.weights import Weights
 from services.engine.sampler import Sampler
 from services.engine.tokens import Tokenizer, Tokens
-from services.engine.vision import Vision
+from services.engine.vision import Screen, Vision
 from services.engine.vocabulary import Vocabulary
 
 
@@ -40,18 +42,23 @@ class Runner:
         image_cache: int,
     ) -> None:
         model, tokenizer, images = checkpoint
-        self._rope_index = model.model.get_rope_index
         self._dtype, self._device = model.dtype, model.device
         self._shape = shape = Shape.of(model)
+        if encode_blocks > shape.layers:
+            raise ValueError(f"encode_blocks: {encode_blocks}, expected at most {shape.layers} decoder blocks")
+        self._early = range(encode_blocks)
+        self._rope_index = model.model.get_rope_index
         self._vision = Vision(model, images, image_cache)
-        self._tokenizer = Tokenizer(tokenizer, model.config.image_token_id, shape.positions)
+        self._tokenizer = Tokenizer(tokenizer, self._vision, model.config.image_token_id, shape.positions)
         self.vocabulary = Vocabulary(tokenizer, model.lm_head.out_features)
         self._rotary = Rotary(model)
-        self._features = EarlyFeatures(shape.hidden, shape.layers, encode_blocks, self._early_states)
+        self._features = EarlyFeatures(shape.hidden)
         self._weights = Weights(model, shape, lora_pages * PAGE)
         self.adapter = AdapterReader(shape, dtype=self._dtype, device=self._device).read
         self._decoder = Decoder(self._weights, shape)
         self._plain = Plain(self._weights)
+        self._packed: Projections = self._plain
+        self._packed_for: tuple[int, list[Mapping[Adapter, float]]] = (0, [])
         self.window = PageWindow(self._weights, shape, lora_pages)
         self.arena = KvArena(shape, kv_tokens, max_batch, dtype=self._dtype, device=self._device)
 
@@ -61,12 +68,22 @@ class Runner:
         return self._features.size
 
     @torch.inference_mode()
-    def encode(self, prompt: Prompt) -> bytes:
-        """Raw features of what the router looks at, float16 [D]. Raises InvalidPrompt."""
-        self._tokens(prompt, generate=True)  # refuse now what generation would refuse later
+    def read_routed(self, prompt: Prompt) -> tuple[Tokens, slice]:
+        """What the router looks at, and where the instruction is in it. Raises InvalidPrompt, as `read` would."""
+        self._tokenizer.encode(prompt, generate=True)
         routed = prompt.routed
-        tokens = self._tokens(routed, generate=False)
-        features = self._features(tokens, self._tokenizer.instruction_span(routed, tokens))
+        tokens = self._tokenizer.encode(routed, generate=False)
+        return tokens, self._tokenizer.instruction_span(routed, tokens)
+
+    @torch.inference_mode()
+    def encode(self, tokens: Tokens, instruction: slice) -> bytes:
+        """Raw features of what the router looks at, float16 [D]."""
+        screens = self._vision.screens(tokens.images)
+        h, visual = self._embedded([_Part(tokens, tokens.ids, 0, screens)])
+        turns = self._rotary.prompt(self._positions(tokens).to(self._device))
+        attend = decoder.alone(self._shape)
+        h = self._decoder.states(h, turns, self._plain, attend, visual=visual, layers=self._early)
+        features = self._features(h, instruction, screens[-1] if screens else None)
         return features.half().numpy().tobytes()
 
     @torch.inference_mode()
@@ -74,33 +91,36 @@ class Runner:
         self, prompt: Prompt, gates: Mapping[Adapter, float], sampling: Sampling, grammar: Grammar | None = None
     ) -> list[Sequence]:
         """A sequence for each choice, that has computed nothing yet. Raises InvalidPrompt."""
-        tokens = self._tokens(prompt, generate=True)
-        positions, _ = self._rope_index(tokens.ids[None], tokens.types[None], tokens.grids)
+        tokens = self._tokenizer.encode(prompt, generate=True)
+        positions = self._positions(tokens)
         most = min(self._shape.positions, self.arena.tokens) - len(tokens.ids)
         stop, decode = self._tokenizer.stop_tokens, self._tokenizer.decode
         sequences = []
         for choice in range(sampling.n):
             answer = Answer(len(tokens.ids), sampling.at_most(most), stop, decode, choice)
             sampler = Sampler(sampling.of_choice(choice), grammar.copy() if grammar else None)
-            sequences.append(Sequence(tokens, gates, answer, sampler, positions[:, 0], sampling.logprobs))
+            sequences.append(Sequence(tokens, gates, answer, sampler, positions, sampling.logprobs))
         return sequences
 
     @torch.inference_mode()
-    def read_chunk(self, chunk: Chunk) -> torch.Tensor | None:
-        """Compute a chunk; logits [1, vocabulary] when it ends the prompt."""
-        sequence, tokens = chunk
-        start, stop = sequence.computed, sequence.computed + tokens
-        assert sequence.row is not None
-        if sequence.project is None:
-            sequence.project = own(self._weights, self._shape, sequence.gates)
-        h, visual = self._embedded(sequence.prompt, sequence.ids, start, stop)
-        turns = self._rotary.prompt(sequence.rotary(start, stop).to(self._device))
-        attend = decoder.chunk(self.arena, self._shape, sequence.row, start)
-        h = self._decoder.states(h, turns, sequence.project, attend, visual=visual)
-        if stop < len(sequence.ids):
-            return None
-        sequence.project = None
-        return self._decoder.logits(h[-1:])
+    def read_chunks(self, chunks: Ordered[Chunk]) -> torch.Tensor:
+        """Compute chunks together; logits [n, vocabulary] of those that end what is known of their sequence."""
+        self._see([sequence for sequence, _ in chunks])
+        spans = [range(s.computed, s.computed + tokens) for s, tokens in chunks]
+        parts = [
+            _Part(s.prompt, torch.tensor(s.ids[span.start : span.stop]), span.start, s.screens)
+            for (s, _), span in zip(chunks, spans, strict=True)
+        ]
+        h, visual = self._embedded(parts)
+        positions = [s.rotary(span.start, span.stop) for (s, _), span in zip(chunks, spans, strict=True)]
+        turns = self._rotary.prompt(torch.cat(positions, 1).to(self._device))
+        attend = decoder.chunks(
+            self.arena, self._shape, [(s.row or 0, x) for (s, _), x in zip(chunks, spans, strict=True)]
+        )
+        h = self._decoder.states(h, turns, self._of_prompts(chunks), attend, visual=visual)
+        ends = list(itertools.accumulate(tokens for _, tokens in chunks))
+        last = [end - 1 for end, chunk in zip(ends, chunks, strict=True) if chunk.last]
+        return self._decoder.logits(h[last])
 
     @torch.inference_mode()
     def decode(self, rows: Ordered[Sequence]) -> torch.Tensor:
@@ -117,29 +137,70 @@ class Runner:
     def _projections(self, rows: Ordered[Sequence]) -> Projections:
         if not any(sequence.gates for sequence in rows):
             return self._plain
-        gates = self.window.gates([sequence.gates for sequence in rows])
-        return Packed(self._weights, self.window, self._shape, gates.to(self._device, self._dtype))
+        self.window.settle(len(rows))
+        wanted = [sequence.gates for sequence in rows]
+        if (self.window.version, wanted) != self._packed_for:
+            gates = self.window.gates(wanted)
+            self._packed = Packed(self.window, self._shape, gates.to(self._device, self._dtype))
+            self._packed_for = (self.window.version, wanted)
+        return self._packed
 
-    def _tokens(self, prompt: Prompt, *, generate: bool) -> Tokens:
-        screens = tuple(self._vision.screen(image) for image in prompt.images)
-        return self._tokenizer.encode(prompt, screens, generate=generate)
+    def _of_prompts(self, chunks: Ordered[Chunk]) -> Projections:
+        parts, start = [], 0
+        for sequence, tokens in chunks:
+            if sequence.gates:
+                sequence.own = sequence.own or Own(self._shape, sequence.gates)
+                parts.append((slice(start, start + tokens), sequence.own))
+            start += tokens
+        for sequence in (chunk.sequence for chunk in chunks if chunk.last):
+            sequence.own = None
+        return Prompts(self._plain, parts)
 
-    def _early_states(self, tokens: Tokens, blocks: int) -> torch.Tensor:
-        positions, _ = self._rope_index(tokens.ids[None], tokens.types[None], tokens.grids)
-        h, visual = self._embedded(tokens, tokens.ids.tolist(), 0, len(tokens.ids))
-        turns = self._rotary.prompt(positions[:, 0].to(self._device))
-        attend = decoder.alone(self._shape)
-        return self._decoder.states(h, turns, self._plain, attend, visual=visual, layers=range(blocks))
+    def _positions(self, tokens: Tokens) -> torch.Tensor:
+        """Positions [3, T]: time, height, width."""
+        positions: torch.Tensor = self._rope_index(tokens.ids[None], tokens.types[None], tokens.grids)[0][:, 0]
+        return positions
 
-    def _embedded(self, tokens: Tokens, ids: list[int], start: int, stop: int) -> tuple[torch.Tensor, Visual | None]:
-        """Embeddings [stop − start, hidden], and the vision features among them."""
-        h = self._weights.embeddings[torch.tensor(ids[start:stop], device=self._device)]
-        types = tokens.types[start:stop]
-        if not tokens.screens or not types.any():
+    def _see(self, sequences: Ordered[Sequence]) -> None:
+        """Compute the screens of prompts that are read for the first time, all together."""
+        new = [s for s in sequences if s.screens is None]
+        found = iter(self._vision.screens([image for s in new for image in s.prompt.images]))
+        for sequence in new:
+            sequence.screens = list(itertools.islice(found, len(sequence.prompt.images)))
+
+    def _embedded(self, parts: Ordered["_Part"]) -> tuple[torch.Tensor, Visual | None]:
+        """Embeddings [T, hidden] of parts one below the other, and the vision features among them."""
+        h = self._weights.embeddings[torch.cat([part.ids for part in parts]).to(self._device)]
+        types = torch.cat([part.types for part in parts])
+        seen = [(screen, rows) for part in parts for screen, rows in part.seen()]
+        if not seen:
             return h, None
-        first = int(tokens.types[:start].sum())
-        part = slice(first, first + int(types.sum()))
         at = types.nonzero()[:, 0].to(self._device)
-        h[at] = torch.cat([screen.embeddings for screen in tokens.screens])[part]
-        layers = zip(*(screen.deepstack for screen in tokens.screens), strict=True)
-        return h, Visual(at, [torch.cat(layer)[part] for layer in layers])
+        h[at] = torch.cat([screen.embeddings[rows] for screen, rows in seen])
+        depth = len(seen[0][0].deepstack)
+        return h, Visual(at, [torch.cat([screen.deepstack[k][rows] for screen, rows in seen]) for k in range(depth)])
+
+
+class _Part(NamedTuple):
+    """Tokens `ids` of a prompt or its answer, from `start` on."""
+
+    prompt: Tokens
+    ids: torch.Tensor
+    start: int
+    screens: Ordered[Screen] | None
+
+    @property
+    def types(self) -> torch.Tensor:
+        """Which of the tokens are images'. Those of the answer are not."""
+        types = self.prompt.types[self.start : self.start + len(self.ids)]
+        return torch.cat([types, types.new_zeros(len(self.ids) - len(types))])
+
+    def seen(self) -> Iterator[tuple[Screen, slice]]:
+        """Screens of which there are rows here, and which rows."""
+        first = int(self.prompt.types[: self.start].sum())
+        last = first + int(self.types.sum())
+        for screen in self.screens or ():
+            size = len(screen.embeddings)
+            if first < size and last > 0:
+                yield screen, slice(max(first, 0), min(last, size))
+            first, last = first - size, last - size

@@ -14,6 +14,11 @@ class Chunk(NamedTuple):
     sequence: Sequence
     tokens: int
 
+    @property
+    def last(self) -> bool:
+        """Whether it ends what is known of its sequence, so that the next token can be drawn."""
+        return self.tokens == self.sequence.pending
+
 
 class Plan(NamedTuple):
     """One step: chunks of prompts, then one token of every row that decodes."""
@@ -154,4 +159,4 @@ class Scheduler:
             self._arena.move(len(self.rows), row, last.computed)
             last.row, self.rows[row] = row, last
         self._window.unpin(sequence.gates)
-        sequence.row, sequence.computed, sequence.project = None, 0, None
+        sequence.row, sequence.computed, sequence.own = None, 0, None

@@ -7,9 +7,10 @@ import torch
 
 from services.engine.answer import Answer
 from services.engine.routed.lora import Adapter
-from services.engine.routed.projections import Projections
+from services.engine.routed.projections import Own
 from services.engine.sampler import Sampler
 from services.engine.tokens import Tokens
+from services.engine.vision import Screen
 
 
 @dataclass(eq=False)
@@ -30,7 +31,8 @@ class Sequence:
     row: int | None = None
     computed: int = 0
     ids: list[int] = field(default_factory=list)
-    project: Projections | None = None  # while the prompt is read
+    screens: list[Screen] | None = None  # once the prompt's images are computed
+    own: Own | None = None  # while the prompt is read
 
     def __post_init__(self) -> None:
         self.ids = self.prompt.ids.tolist()

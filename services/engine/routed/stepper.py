@@ -3,16 +3,14 @@
 import math
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import torch
 
-from services.engine.base import Delta, EngineStopped, Prompt, Sampling
-from services.engine.grammar import Grammar
-from services.engine.routed.lora import Adapter
+from services.engine.base import Delta, EngineStopped
 from services.engine.routed.outbox import Outbox, Postman
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Chunk, Plan, Scheduler
@@ -23,24 +21,22 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Request:
-    """What a client wants, and whether it still does."""
+    """A prompt that has been read, where its answer goes, and whether the client still wants it."""
 
-    prompt: Prompt
-    gates: Mapping[Adapter, float]
-    sampling: Sampling
+    sequence: Sequence
     outbox: Outbox
-    grammar: Grammar | None = None
-    cancelled: bool = False
     others: list[Sequence] = field(default_factory=list)  # choices that wait until the first one has read the prompt
+    cancelled: bool = False
 
 
 class _Job(NamedTuple):
     run: Callable[[], None]
     fail: Callable[[Exception], None]
+    computes: bool = False
 
 
 class Stepper:
-    """Runs jobs (reading a prompt, encoding) and steps in turn, one job a step while anything runs."""
+    """Runs jobs and steps in turn, between two steps at most one job that computes."""
 
     def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
         self._runner = runner
@@ -67,12 +63,12 @@ class Stepper:
                 except Exception as error:
                     future.set_exception(error)
 
-        self._put(_Job(run, future.set_exception))
+        self._put(_Job(run, future.set_exception, computes=True))
         return future
 
     def submit(self, request: Request) -> None:
         """Answer a request into its outbox. Raises EngineStopped."""
-        self._put(_Job(lambda: self._read(request), lambda error: self._postman.take(request.outbox, error)))
+        self._put(_Job(lambda: self._add(request), lambda error: self._postman.take(request.outbox, error)))
 
     def close(self) -> None:
         """Let the thread end; everything unfinished fails with EngineStopped."""
@@ -103,26 +99,23 @@ class Stepper:
             self._jobs.put(job)
 
     def _work(self) -> None:
-        try:
-            self._jobs.get(block=self._scheduler.idle).run()
-        except queue.Empty:
-            return
+        block, computes = self._scheduler.idle, False
+        while not computes:
+            try:
+                job = self._jobs.get(block)
+            except queue.Empty:
+                return
+            job.run()
+            block, computes = False, job.computes
 
-    def _read(self, request: Request) -> None:
-        if request.cancelled:
-            return
-        try:
-            read = self._runner.read(request.prompt, request.gates, request.sampling, request.grammar)
-        except Exception as error:  # one that cannot be read must not stop the others
-            self._postman.take(request.outbox, error)
-            return
-        first, *request.others = read
-        self._requests[first] = request
-        self._scheduler.add(first)
+    def _add(self, request: Request) -> None:
+        if not request.cancelled:
+            self._requests[request.sequence] = request
+            self._scheduler.add(request.sequence)
 
     def _run(self, plan: Plan) -> list[tuple[list[Sequence], torch.Tensor]]:
         """Logits [n, vocabulary] of the sequences that now know their next token."""
-        return [*self._decode(plan), *(known for chunk in plan.chunks for known in self._read_chunk(chunk))]
+        return [*self._decode(plan), *self._read_chunks(plan.chunks)]
 
     def _decode(self, plan: Plan) -> list[tuple[list[Sequence], torch.Tensor]]:
         """A batch that cannot be computed fails as a whole; prompts go on."""
@@ -138,14 +131,20 @@ class Stepper:
             self._scheduler.computed(sequence, 1)
         return [(plan.decoding, logits[[sequence.row for sequence in plan.decoding]])]
 
-    def _read_chunk(self, chunk: Chunk) -> list[tuple[list[Sequence], torch.Tensor]]:
-        try:
-            logits = self._runner.read_chunk(chunk)
-        except Exception as error:
-            self._end(chunk.sequence, error)
+    def _read_chunks(self, chunks: list[Chunk]) -> list[tuple[list[Sequence], torch.Tensor]]:
+        """Prompts that cannot be computed together fail together."""
+        if not chunks:
             return []
-        self._scheduler.computed(chunk.sequence, chunk.tokens)
-        return [] if logits is None else [self._with_choices(chunk.sequence, logits)]
+        known = [chunk.sequence for chunk in chunks if chunk.last]
+        try:
+            logits = self._runner.read_chunks(chunks)
+        except Exception as error:
+            for chunk in chunks:
+                self._end(chunk.sequence, error)
+            return []
+        for sequence, tokens in chunks:
+            self._scheduler.computed(sequence, tokens)
+        return [self._with_choices(sequence, row) for sequence, row in zip(known, logits, strict=True)]
 
     def _with_choices(self, sequence: Sequence, logits: torch.Tensor) -> tuple[list[Sequence], torch.Tensor]:
         """A sequence that has read its prompt, and the other choices that go on from there; one without a row waits."""

@@ -62,6 +62,20 @@ SHAPES: Final[dict[str, dict[str, Any]]] = {
         "vision": {"deepstack_visual_indexes": [], "temporal_patch_size": 2},
         "tied": False,
     },
+    "wide enough to be packed": {
+        "text": {
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 64,
+            "initializer_range": 0.05,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [12, 10, 10]},
+        },
+        "vision": {"deepstack_visual_indexes": [0], "temporal_patch_size": 2},
+        "tied": True,
+    },
 }
 
 ADAPTERS: Final[dict[str, dict[str, Any]]] = {

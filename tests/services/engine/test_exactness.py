@@ -70,8 +70,8 @@ class Batch:
             for sequence in plan.decoding:
                 assert sequence.row is not None
                 self.logits[sequence].append(logits[sequence.row])
-        for chunk in plan.chunks:
-            self._read(chunk)
+        if plan.chunks:
+            self._read(plan.chunks)
         for sequence in self.scheduler.rows[::-1]:
             self._tell(sequence)
         self.scheduler.check_integrity()
@@ -80,11 +80,13 @@ class Batch:
         while not self.scheduler.idle:
             self.step()
 
-    def _read(self, chunk: Chunk) -> None:
-        found = self.runner.read_chunk(chunk)
-        self.scheduler.computed(*chunk)
-        if found is not None:
-            self.logits[chunk.sequence].append(found[0])
+    def _read(self, chunks: list[Chunk]) -> None:
+        known = [chunk.sequence for chunk in chunks if chunk.last]
+        found = self.runner.read_chunks(chunks)
+        for sequence, tokens in chunks:
+            self.scheduler.computed(sequence, tokens)
+        for sequence, logits in zip(known, found, strict=True):
+            self.logits[sequence].append(logits)
 
     def _tell(self, sequence: Sequence) -> None:
         if sequence.pending:
@@ -104,10 +106,11 @@ def close(found: list[torch.Tensor], expected: torch.Tensor) -> None:
     torch.testing.assert_close(torch.stack(found), expected, atol=1e-4, rtol=0)
 
 
-def test_logits_of_every_prompt_under_every_kind_of_gates(oracle: Oracle, runner: Runner) -> None:
-    """One batch of all of them, more than there are rows, with chunks that cut prompts anywhere."""
+@pytest.mark.parametrize("chunk", [23, 512])
+def test_logits_of_every_prompt_under_every_kind_of_gates(oracle: Oracle, runner: Runner, chunk: int) -> None:
+    """One batch of all of them, more than there are rows, with chunks that cut prompts anywhere or take several."""
     rows = list(itertools.product(PROMPTS.values(), GATES))
-    batch = Batch(oracle, runner, chunk=23)
+    batch = Batch(oracle, runner, chunk=chunk)
     sequences = [batch.add(prompt, gates, said(seed)) for seed, (prompt, gates) in enumerate(rows)]
     batch.run()
     for seed, (sequence, (prompt, gates)) in enumerate(zip(sequences, rows, strict=True)):
@@ -126,6 +129,17 @@ def test_rows_that_lost_their_place_go_on_where_they_were(oracle: Oracle) -> Non
     for sequence, gates, ids in zip(sequences, GATES[1:3], long, strict=True):
         assert len(batch.logits[sequence]) == len(ids) + 1
         close(batch.logits[sequence], oracle.logits(prompt, gates, ids))
+
+
+def test_an_adapter_that_takes_the_place_of_another(oracle: Oracle) -> None:
+    """On the same pages, after those have settled."""
+    runner = Runner(oracle.checkpoint, max_batch=16, kv_tokens=8192, lora_pages=2, encode_blocks=1, image_cache=8)
+    batch, prompt = Batch(oracle, runner), PROMPTS["text only"]
+    for name in ("wide", "patterned"):
+        sequences = [batch.add(prompt, {name: 1.0}, said(seed)) for seed in range(16)]
+        batch.run()
+        for seed, sequence in enumerate(sequences):
+            close(batch.logits[sequence], oracle.logits(prompt, {name: 1.0}, said(seed)))
 
 
 def test_a_base_row_is_the_same_to_the_bit_beside_any_neighbours(oracle: Oracle, runner: Runner) -> None:

@@ -1,6 +1,7 @@
 """The engine on the embedded Qwen3-VL: equal to PEFT and `generate`, alone and in a batch."""
 
 import asyncio
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ from services.engine.loading import load
 from services.engine.routed import RoutedEngine
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Chunk
-from services.engine.vision import Vision
+from services.engine.vision import Screen, Vision
 from tests.services.engine.oracle import Oracle, random_oracle
 from tests.services.engine.prompts import PROMPTS, chat, png
 
@@ -178,13 +179,13 @@ class TestGenerate:
         self, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         read: list[int] = []
-        compute = Runner.read_chunk
+        compute = Runner.read_chunks
 
-        def counted(own: Runner, chunk: Chunk) -> torch.Tensor | None:
-            read.append(chunk.tokens)
-            return compute(own, chunk)
+        def counted(own: Runner, chunks: list[Chunk]) -> torch.Tensor:
+            read.extend(chunk.tokens for chunk in chunks)
+            return compute(own, chunks)
 
-        monkeypatch.setattr(Runner, "read_chunk", counted)
+        monkeypatch.setattr(Runner, "read_chunks", counted)
         name = next(iter(oracle.adapters))
         engine = RoutedEngine(oracle.checkpoint, {name: oracle.adapters[name]}, max_batch=3, kv_tokens=2048)
         prompt, gates = PROMPTS["one screen"], {name: 0.5}
@@ -342,13 +343,17 @@ class TestGenerate:
 
 def test_a_screen_is_computed_once_while_it_is_kept(oracle: Oracle) -> None:
     model, _, images = oracle.checkpoint
-    keeping, forgetful = Vision(model, images, 2), Vision(model, images, 0)
-    assert keeping.screen(png(8)) is keeping.screen(png(8))
-    assert forgetful.screen(png(8)) is not forgetful.screen(png(8))
-    first = keeping.screen(png(8))
+    keeping, forgetful = Vision(copy.deepcopy(model), images, 2), Vision(model, images, 0)
+
+    def screen(vision: Vision, seed: int) -> Screen:
+        return vision.screens([vision.read(png(seed))])[0]
+
+    assert screen(keeping, 8) is screen(keeping, 8)
+    assert screen(forgetful, 8) is not screen(forgetful, 8)
+    first = screen(keeping, 8)
     for other in (9, 10):
-        keeping.screen(png(other))
-    assert keeping.screen(png(8)) is not first
+        screen(keeping, other)
+    assert screen(keeping, 8) is not first
 
 
 def test_more_blocks_than_the_model_has_are_refused(oracle: Oracle) -> None:
