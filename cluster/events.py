@@ -60,12 +60,24 @@ class Basis(Record):
     latest: list[str]
 
 
+class Mixture(Record):
+    """What the gates of a mixture were drawn from: the `most` largest supervised gates among the adapters `members`."""
+
+    members: list[str]
+    most: Annotated[int, Field(ge=1)]
+
+
+CUSTOM = "custom"
+"""The arm of decisions whose gates the client gave. They teach nothing: they are no choice of the router's."""
+
+
 class Decision(Record):
     """One request given to one arm, with everything needed to explain, replay and evaluate it.
 
     `propensity` is exact given the earlier decisions of the episode, which `step` sums up; a decision by itself has no
-    step. `adapters` maps each adapter that served to its content hash. `router` is the fingerprint of the context map,
-    `features` the raw h as float16 bytes; they travel as a binary field of their own, never in the JSON.
+    step. `adapters` maps each adapter that served to its content hash; `mixture` is there if a mixture did. `router` is
+    the fingerprint of the context map, `features` the raw h as float16 bytes; they travel as a binary field of their
+    own, never in the JSON.
     """
 
     type: Literal["decision"] = "decision"
@@ -78,6 +90,7 @@ class Decision(Record):
     model: str
     arm: str
     gates: dict[str, float]
+    mixture: Mixture | None = None
     adapters: dict[str, str]
     propensity: Annotated[float, Field(gt=0, le=1)]
     explored: bool

@@ -16,6 +16,7 @@ from cluster.events import Mode
 
 Scope = Literal["infer", "feedback", "admin"]
 PolicyName = Literal["linucb", "lints", "greedy", "mlp", "knn", "retrieval", "poly", "fixed"]
+Template = Literal["top2", "soft"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -108,6 +109,10 @@ class RouterSettings(Group):
     samples: int = Field(1000, ge=1, description="Draws from which the policy `lints` estimates its propensities.")
     cost_per_ms: float = Field(0.0001, ge=0, description="Reward that one millisecond of extra waiting is worth.")
     page_in_ms: float = Field(50, ge=0, description="Assumed milliseconds to load an adapter that is not resident.")
+    mixtures: tuple[Template, ...] = Field(
+        ("top2", "soft"),
+        description="Mixtures that are arms, by supervised gates: of two adapters, or of `model.max_mixture` at most.",
+    )
     top_arms: int = Field(16, ge=1, description="Arms whose mean, width, cost and score are logged with a decision.")
     retry_window_s: int = Field(600, ge=1, description="Seconds in which a repeated request gets its first decision.")
     refresh_s: float = Field(1.0, gt=0, le=2, description="Longest wait for the next snapshot before asking again.")

@@ -13,12 +13,12 @@ from policies import Policy, create
 from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
-from services.adapters.registry import Registry
 from services.arms import Arms
 from services.configuration import (
     feedback_rules,
     learning_config,
     make_modes,
+    make_registry,
     make_store,
     policy_config,
     sealing_config,
@@ -65,7 +65,7 @@ def check(settings: Settings) -> None:
             f"server.host is {settings.server.host!r}, which others can reach, and auth.keys is empty: "
             "expected at least one key, or a loopback address (`pointsman key` makes one)"
         )
-    registry = Registry(settings.model.adapters)
+    registry = make_registry(settings)
     if settings.router.policy == "fixed" and settings.router.fixed_arm not in registry.arms:
         expected = ", ".join(registry.arms)
         raise ValueError(f"router.fixed_arm: {settings.router.fixed_arm!r} is unknown, expected one of {expected}")
@@ -88,7 +88,7 @@ class ModelDeployment(ModelReplica):
         model = settings.model
         if model.threads:
             torch.set_num_threads(model.threads)
-        registry = Registry(model.adapters)
+        registry = make_registry(settings)
         engine = RoutedEngine(
             load(model.path, dtype=model.dtype, device="cuda" if model.gpus else "cpu"),
             registry.paths,
@@ -121,7 +121,7 @@ class LearnerDeployment:
             watching=watch_config(settings),
             sealing=sealing_config(settings),
         )
-        self._running = asyncio.get_running_loop().create_task(learner.run(Registry(settings.model.adapters)))
+        self._running = asyncio.get_running_loop().create_task(learner.run(make_registry(settings)))
 
     def check_health(self) -> None:
         """Serve replaces a Learner that has ended."""
@@ -153,7 +153,7 @@ class RouterDeployment:
 def build_router(settings: Settings, model: Model) -> Router:
     """A Router, not yet connected."""
     arms, contexts, store = (
-        Arms(Registry(settings.model.adapters)),
+        Arms(make_registry(settings)),
         ContextMap.load(settings.router.path),
         make_store(settings),
     )

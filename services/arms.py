@@ -6,7 +6,7 @@ from collections.abc import Collection
 from cluster.events import ArmRegistered, ArmRemoved
 from cluster.roster import ArmRecord, ArmRefused, Roster
 from cluster.store import Store
-from services.adapters.registry import Registry
+from services.adapters.registry import BASE, Registry
 
 
 class Arms:
@@ -34,16 +34,37 @@ class Arms:
         return self._routed
 
     def gates(self, arm: str) -> dict[str, float]:
-        """Adapters that an arm turns on, with their weights."""
+        """Adapters that an arm turns on whatever the request, with their weights; a mixture's depend on the request."""
         return self.registry.gates(self._records[arm].serves)
 
-    def fingerprints(self, arm: str) -> dict[str, str]:
-        """Content hashes of the adapters that an arm turns on."""
-        return self.registry.fingerprints(self._records[arm].serves)
+    def size(self, arm: str) -> int:
+        """How many adapters an arm mixes at most; 0 if it is no mixture."""
+        return self.registry.mixtures.get(self._records[arm].serves, 0)
 
-    def coordinates(self, arm: str) -> str:
-        """The convention of an arm's answers."""
-        return self.registry.coordinates(self._records[arm].serves)
+    def adapters(self, arms: Collection[str]) -> list[str]:
+        """The adapters of those of the arms that have one of their own, in the registry's order."""
+        served = {self._records[arm].serves for arm in arms if arm in self._records}
+        return [adapter.name for adapter in self.registry if adapter.name in served]
+
+    def may_turn_on(self, arm: str) -> list[str]:
+        """Every adapter that an arm might turn on."""
+        return [adapter.name for adapter in self.registry] if self.size(arm) else list(self.gates(arm))
+
+    def mixable(self, arms: Collection[str]) -> tuple[str, ...]:
+        """Those of the arms whose adapters the router may mix."""
+        return tuple(arm for arm in self._routed if arm in arms and self._records[arm].serves in self.registry)
+
+    def fingerprints(self, gates: Collection[str]) -> dict[str, str]:
+        """Content hashes of the adapters that are turned on."""
+        return {name: self.registry[name].fingerprint for name in gates}
+
+    def coordinates(self, arm: str) -> str | None:
+        """The convention of an arm's answers; None for a mixture, which has that of the adapters it draws."""
+        return None if self.size(arm) else self.registry.coordinates(self._records[arm].serves)
+
+    def convention(self, *adapters: str) -> str:
+        """The convention that the adapters share; the base's if there are none."""
+        return self.registry.coordinates(adapters[0] if adapters else BASE)
 
     def current(self, name: str) -> str:
         """What an arm that had this name is called now."""

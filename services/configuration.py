@@ -6,6 +6,7 @@ from cluster.store import Store
 from policies import Policy, PolicyConfig, create
 from policies.guard import GuardConfig
 from policies.prior import LearningConfig
+from services.adapters.registry import Registry
 from services.learning.rewards import FeedbackRules
 from services.learning.sealing import SealingConfig
 from services.learning.watch import WatchConfig
@@ -28,6 +29,13 @@ def learning_config(settings: Settings) -> LearningConfig:
     names += ["credit", "credit_discount"]
     names += ["drift_threshold", "drift_slack", "drift_trust", "drift_carry"]
     return LearningConfig(**{name: getattr(settings.learner, name) for name in names})
+
+
+def make_registry(settings: Settings) -> Registry:
+    """What there is to serve. Where only one adapter may serve at a time there are no mixtures."""
+    most = settings.model.max_mixture
+    sizes = {"top2": 2, "soft": most}
+    return Registry(settings.model.adapters, {name: sizes[name] for name in settings.router.mixtures if most > 1})
 
 
 def watch_config(settings: Settings) -> WatchConfig:

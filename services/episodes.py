@@ -28,7 +28,7 @@ def eligible(asked: tuple[str, ...], last: LastStep | None, arms: Arms) -> tuple
         raise NoArm(f"{named} is frozen or removed, expected an arm that can serve")
     if last is None:
         return there
-    fitting = tuple(arm for arm in there if arms.coordinates(arm) == last.step.coordinates)
+    fitting = tuple(arm for arm in there if arms.coordinates(arm) in (None, last.step.coordinates))
     if not fitting:
         found = ", ".join(f"{arm} ({arms.coordinates(arm)})" for arm in there[:5])
         raise OtherCoordinates(f"the episode began with {last.step.coordinates!r} coordinates, {found} would mix them")
@@ -44,12 +44,12 @@ def course(last: LastStep | None, current: Callable[[str], str]) -> Course | Non
     return Course(step.number, current(last.arm), current(step.kept), cast(Branch, step.branch), masses)
 
 
-def step(after: Course, arms: Arms, last: LastStep | None) -> EpisodeStep:
-    """What is logged of the course after a decision."""
+def step(after: Course, coordinates: str, last: LastStep | None) -> EpisodeStep:
+    """What is logged of the course after a decision whose answer has these coordinates."""
     return EpisodeStep(
         number=after.steps,
         kept=after.kept,
         branch=after.branch,
         masses=dict(after.masses),
-        coordinates=last.step.coordinates if last else arms.coordinates(after.arm),
+        coordinates=last.step.coordinates if last else coordinates,
     )

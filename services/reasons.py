@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from cluster.events import ArmScore
+from cluster.events import CUSTOM, ArmScore
 from policies.base import Choice, Context
 
 
 def arm_scores(choice: Choice, context: Context, top: int) -> list[ArmScore]:
-    """The `top` arms by score, and the chosen one wherever it stands."""
+    """The `top` arms by score, and the chosen one wherever it stands; none where nothing was chosen."""
+    if choice.arm == CUSTOM:
+        return []
     order = np.argsort(-choice.scores, kind="stable").tolist()
     chosen = choice.arms.index(choice.arm)
     kept = order[:top] if chosen in order[:top] else [*order[: top - 1], chosen]

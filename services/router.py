@@ -5,24 +5,26 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from cluster.events import Cancellation, Completion, Decision, EpisodeStep
+from cluster.events import CUSTOM, Cancellation, Completion, Decision, EpisodeStep
 from cluster.request_store import EpisodeMoved, LastStep
 from cluster.settings import RouterSettings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
 from policies.context import ContextMap
-from services import episodes
+from services import custom, episodes
 from services.adapters.registry import Adapter
 from services.arms import Arms, announce
 from services.engine.base import Delta, Encoded, Prompt, Sampling
+from services.episodes import NoArm
 from services.model import Model
 from services.modes import Modes, Serving
+from services.offers import Offer, offers
 from services.placement import costs
 from services.reasons import arm_scores, best
 from services.schemas import RoutingInfo
@@ -33,11 +35,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Call:
-    """One request to route, as the gateway understood it."""
+    """One request to route, as the gateway understood it.
+
+    Mixtures may draw from the adapters of the arms `members`. `gates` are the client's own: then nothing is chosen.
+    """
 
     prompt: Prompt
     eligible: tuple[str, ...]
     sampling: Sampling
+    members: tuple[str, ...] = ()
+    gates: Mapping[str, float] | None = None
     episode: str | None = None
     task: str | None = None
     tenant: str | None = None
@@ -69,6 +76,7 @@ class Considered(NamedTuple):
     """A choice that has not become a decision."""
 
     choice: Choice
+    offer: Offer
     context: Context
     encoded: Encoded
     step: EpisodeStep | None
@@ -154,7 +162,7 @@ class Router:
         except asyncio.CancelledError:  # it may have been written all the same
             self._spawn(self.store.cancel(_cancellation(id_)))
             raise
-        if decided.fresh:
+        if decided.fresh and decision.basis:
             self.snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
         return Routed(call, decided.decision, decided.fresh)
 
@@ -164,14 +172,29 @@ class Router:
     def _consider(self, call: Call, encoded: Encoded, last: LastStep | None, *, seed: str) -> Considered:
         known = self.contexts.map(np.frombuffer(encoded.features, np.float16))._replace(task=call.task)
         context = self.policy.posterior.named(known)
-        eligible = episodes.eligible(call.eligible, last, self.arms)
-        gates = {arm: self.arms.gates(arm) for arm in eligible}
-        waits = costs(eligible, gates, encoded.resident, self.settings.page_in_ms)
-        course = episodes.course(last, self.arms.current)
         mode, policy = self.modes.mode, self.modes.policy
-        choice = policy.decide(context, eligible=eligible, costs=waits, seed=seed, course=course)
-        step = episodes.step(choice.course, self.arms, last) if call.episode else None
-        return Considered(choice, context, encoded, step, policy.name, mode)
+        if call.gates is not None:
+            step = custom.step(call.gates, self.arms, last) if call.episode else None
+            return Considered(custom.CHOICE, Offer(dict(call.gates)), context, encoded, step, CUSTOM, mode)
+        offered = self._offers(call, known.gates, last)
+        gates = {arm: offer.gates for arm, offer in offered.items()}
+        waits = costs(gates, gates, encoded.resident, self.settings.page_in_ms)
+        course = episodes.course(last, self.arms.current)
+        choice = policy.decide(context, eligible=tuple(offered), costs=waits, seed=seed, course=course)
+        offer = offered[choice.arm]
+        step = episodes.step(choice.course, self.arms.convention(*offer.gates), last) if call.episode else None
+        return Considered(choice, offer, context, encoded, step, policy.name, mode)
+
+    def _offers(self, call: Call, supervised: Mapping[str, float], last: LastStep | None) -> dict[str, Offer]:
+        """What each arm that may serve would turn on. Raises NoArm, OtherCoordinates."""
+        eligible = episodes.eligible(call.eligible, last, self.arms)
+        members = self.arms.mixable([self.arms.current(arm) for arm in call.members])
+        found = offers(eligible, self.arms, supervised, members, last.step.coordinates if last else None)
+        if not found:
+            raise NoArm(
+                f"{', '.join(eligible)} would mix fewer than two adapters that may serve, expected more of them"
+            )
+        return found
 
     async def answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         """The answer, piece by piece; its completion or cancellation is logged, even if nobody reads a piece of it."""
@@ -211,7 +234,7 @@ class Router:
                 self._spawn(self.store.cancel(_cancellation(routed.decision.id)))
 
     def _decision(self, id_: str, call: Call, considered: Considered) -> Decision:
-        choice, context, encoded, step, policy, mode = considered
+        choice, offer, context, encoded, step, policy, mode = considered
         return Decision(
             id=id_,
             time=time.time(),
@@ -221,8 +244,9 @@ class Router:
             key=call.key,
             model=self.base,
             arm=choice.arm,
-            gates=self.arms.gates(choice.arm),
-            adapters=self.arms.fingerprints(choice.arm),
+            gates=offer.gates,
+            mixture=offer.mixture,
+            adapters=self.arms.fingerprints(offer.gates),
             propensity=choice.propensity,
             explored=choice.explored,
             best=best(choice),
@@ -236,7 +260,7 @@ class Router:
             resident=list(encoded.resident),
             scored=arm_scores(choice, context, self.settings.top_arms),
             step=step,
-            basis=self.snapshots.basis,
+            basis=None if choice.arm == CUSTOM else self.snapshots.basis,
             features=encoded.features,
         )
 

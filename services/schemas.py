@@ -95,10 +95,20 @@ class Metadata(BaseModel):
     tenant: Identifier | None = None
 
 
+Gate = Annotated[float, Field(ge=-4, le=4, allow_inf_nan=False)]
+
+
 class Routing(Wire):
-    """How to route one request."""
+    """How to route one request: among some arms only, or not at all but by the gates of the client."""
 
     arms: list[str] | None = Field(None, min_length=1, description="Choose among these arms only.")
+    gates: dict[str, Gate] | None = Field(None, min_length=1, description="Serve this mixture; it teaches nothing.")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.arms and self.gates:
+            raise ValueError("arms and gates, expected one of them")
+        return self
 
 
 class StreamOptions(BaseModel):
@@ -223,6 +233,7 @@ class Explanation(BaseModel):
     """What would be decided now, and why: every eligible arm, best score first."""
 
     arm: str
+    gates: dict[str, float]
     propensity: float
     explored: bool
     supervised: str

@@ -77,7 +77,7 @@ class Service:
         posterior = Posterior(Prior(contexts.statistics, learning))
         policy = create(settings.router.policy, posterior, policy_config(settings), contexts.supervision)
         fold = Folding(contexts, learning, feedback_rules(settings)).start({})
-        return Replay(self.log(), contexts, fold, policy, settings.router.page_in_ms)
+        return Replay(self.log(), contexts, fold, policy)
 
 
 @contextlib.contextmanager

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from safetensors import SafetensorError, safe_open
 
@@ -14,7 +15,7 @@ from services.adapters.metadata import InvalidAdapter
 
 BASE = "base"  # the arm without an adapter
 AUTO = "auto"  # the model name that asks for routing
-_RESERVED = frozenset({AUTO, BASE, "top2", "soft"})
+_RESERVED = frozenset({AUTO, BASE, "custom", "top2", "soft"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -37,10 +38,14 @@ def is_name(name: str) -> bool:
 
 
 class Registry:
-    """The adapters of a directory, by name."""
+    """The adapters of a directory, by name, and the mixtures of them that are arms too.
 
-    def __init__(self, directory: Path) -> None:
+    `mixtures` says how many adapters each mixture has at most.
+    """
+
+    def __init__(self, directory: Path, mixtures: Mapping[str, int] = MappingProxyType({})) -> None:
         """Read every subdirectory. Raises InvalidAdapter for the first one that cannot be served."""
+        self.mixtures = mixtures
         if not directory.is_dir():
             raise InvalidAdapter(f"model.adapters: {directory} is not a directory")
         found = (_read(path) for path in sorted(directory.iterdir()) if _holds_adapter(path))
@@ -71,8 +76,8 @@ class Registry:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """What the router chooses among: the base first, then every adapter."""
-        return BASE, *self._adapters
+        """What the router chooses among: the base first, then every adapter, then mixtures."""
+        return BASE, *self._adapters, *self.mixtures
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -80,17 +85,12 @@ class Registry:
         return {adapter.name: adapter.path for adapter in self}
 
     def gates(self, arm: str) -> dict[str, float]:
-        """Adapters that an arm turns on, with their weights."""
+        """Adapters that the base's or an adapter's arm turns on, with their weights."""
         return {} if arm == BASE else {arm: 1.0}
 
-    def coordinates(self, arm: str) -> str:
-        """The convention of an arm's answers; a mixture of several has a convention of its own."""
-        names = {self._coordinates.get(name, metadata.QWEN_COORDINATES) for name in self.gates(arm)}
-        return "+".join(sorted(names)) or metadata.QWEN_COORDINATES
-
-    def fingerprints(self, arm: str) -> dict[str, str]:
-        """Content hashes of the adapters that an arm turns on."""
-        return {name: self[name].fingerprint for name in self.gates(arm)}
+    def coordinates(self, name: str) -> str:
+        """The convention of the answers of the base or of an adapter."""
+        return self._coordinates.get(name, metadata.QWEN_COORDINATES)
 
 
 def _holds_adapter(path: Path) -> bool:

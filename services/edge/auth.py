@@ -27,16 +27,18 @@ class Caller(NamedTuple):
 
         `current` tells what an arm is called now: keys are not told of a renaming.
         """
-        if not self.arms:
-            return arms
-        own = set(map(current, self.arms))
-        allowed = tuple(arm for arm in arms if arm in own)
-        if not allowed:
+        allowed = self.among(arms, current)
+        if arms and not allowed:
             message = (
                 f"key {self.name!r} may not use {', '.join(arms)}, expected some of {', '.join(sorted(self.arms))}"
             )
             raise ApiError(403, message, param="model", code="arm_not_allowed")
         return allowed
+
+    def among(self, arms: tuple[str, ...], current: Callable[[str], str]) -> tuple[str, ...]:
+        """Those of `arms` that may serve this caller."""
+        own = set(map(current, self.arms))
+        return tuple(arm for arm in arms if not own or arm in own)
 
     def named_tenant(self, claimed: str | None) -> str | None:
         """The tenant of a request: the key's own, else what the request says. Raises ApiError 403 for another's."""

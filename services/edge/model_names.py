@@ -1,10 +1,11 @@
 """What the `model` field of a request may say, and which arms that makes eligible."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 
 from services.adapters.registry import AUTO, BASE
 from services.arms import Arms
-from services.edge.errors import ApiError
+from services.edge.errors import ApiError, invalid
 
 
 class ModelNames:
@@ -47,6 +48,27 @@ class ModelNames:
             message = f"routing.arms: {list(arms)} leaves out {pinned!r}, which model {model!r} asks for"
             raise ApiError(400, message, param="routing.arms", code="invalid_value")
         return (pinned,)
+
+    def members(self, arms: Sequence[str] | None) -> tuple[str, ...]:
+        """Arms whose adapters mixtures may draw from: those that are named, or all where none of them is named."""
+        return self._arms.mixable(arms or ()) or self._arms.mixable(self._arms.names)
+
+    def gates(self, model: str, gates: Mapping[str, float]) -> dict[str, float]:
+        """A client's own gates by adapter. Raises ApiError 400 for what has no gate, or would mix coordinates."""
+        if model not in (AUTO, self._base):
+            raise invalid("routing.gates", f"given with model {model!r}, expected {AUTO!r} or {self._base!r}")
+        named: dict[str, float] = {}
+        for arm, gate in gates.items():
+            adapter = next(iter(self._arms.adapters([arm])), None)
+            if adapter is None or adapter in named:
+                found = f"{arm!r} is {'no adapter' if adapter is None else f'{adapter!r} once more'}"
+                known = ", ".join(each.name for each in islice(self._arms.registry, 20))
+                raise invalid("routing.gates", f"{found}, expected some of {known}, each once")
+            named[adapter] = gate
+        conventions = {adapter: self._arms.convention(adapter) for adapter in named}
+        if len(set(conventions.values())) > 1:
+            raise invalid("routing.gates", f"coordinates are {conventions}, expected one convention")
+        return named
 
     def _pinned(self, model: str) -> str | None:
         """The arm that a name asks for; none if there is no such arm."""

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import BaseModel
 
-from cluster.events import ArmScore, Decision
+from cluster.events import CUSTOM, ArmScore, Decision
 from cluster.store import StoredDecision
 from policies.base import Context
 from services.insight.inspection import DecisionView
+from services.offers import offers
 from services.reasons import arm_scores
 from services.router import Router
 from services.schemas import Explanation
@@ -50,6 +51,10 @@ def reason(decision: Decision, margin: float) -> str:
     """One sentence: why this arm served."""
     served, scores = decision.arm, {one.arm: one for one in decision.scored}
     others = [one for one in decision.scored if one.arm != served]
+    if served == CUSTOM:
+        return (
+            f"served the client's own gates: {', '.join(f'{name} {gate:g}' for name, gate in decision.gates.items())}"
+        )
     if len(decision.eligible) == 1:
         return f"served {served} because it was the only arm that might serve"
     own, best = scores[served], max(others, key=lambda one: one.score, default=None)
@@ -83,16 +88,21 @@ def _score(one: ArmScore) -> str:
 
 
 def _now(router: Router, decision: Decision, context: Context) -> Explanation | None:
-    """What the policy would choose now among the same arms at the same costs, for a request by itself."""
+    """What the policy would choose now among the same arms at the same costs, for a request by itself.
+
+    Mixtures draw from all adapters that are routed to.
+    """
     names = dict.fromkeys(router.arms.current(arm) for arm in decision.eligible)
     there = tuple(arm for arm in names if arm in router.arms)
     eligible = tuple(arm for arm in there if arm in router.arms.routed) or there
-    if not eligible:
+    offered = offers(eligible, router.arms, context.gates, router.arms.mixable(router.arms.names))
+    if not offered:
         return None
     named = router.policy.posterior.named(context)
-    choice = router.policy.decide(named, eligible=eligible, costs=_costs(router, decision), seed=decision.id)
+    choice = router.policy.decide(named, eligible=tuple(offered), costs=_costs(router, decision), seed=decision.id)
     return Explanation(
         arm=choice.arm,
+        gates=offered[choice.arm].gates,
         propensity=choice.propensity,
         explored=choice.explored,
         supervised=choice.supervised,

@@ -153,7 +153,7 @@ async def bandit(router: Router) -> BanditView:
             posterior.statistics(arm),
             None if means is None else float(means[row]),
             None if widths is None else float(widths[row]),
-            resident=set(router.arms.gates(arm)) <= resident,
+            resident=set(router.arms.may_turn_on(arm)) <= resident,
             state=router.arms[arm].state,
         )
         for row, arm in enumerate(posterior.arms)

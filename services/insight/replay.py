@@ -16,38 +16,40 @@ from policies.context import ContextMap
 from services import episodes
 from services.learning.fold import Fold
 from services.learning.folded import FoldedPosterior
+from services.offers import drawn_again
 
 _SAME = 1e-9
 
 
 class Replayed(NamedTuple):
-    """A logged decision, and what the policy chooses when it is asked again."""
+    """A logged decision, what the policy chooses when it is asked again, and what a mixture would turn on again."""
 
     decision: Decision
     choice: Choice
+    gates: dict[str, float]
 
     @property
     def same(self) -> bool:
-        """Whether arm and propensity are those of the log."""
+        """Whether arm, propensity and gates are those of the log."""
         known, again = self.decision, self.choice
-        return known.arm == again.arm and math.isclose(known.propensity, again.propensity, rel_tol=_SAME)
+        gates = known.gates.keys() == self.gates.keys() and all(
+            math.isclose(gate, self.gates[name], rel_tol=_SAME) for name, gate in known.gates.items()
+        )
+        return gates and known.arm == again.arm and math.isclose(known.propensity, again.propensity, rel_tol=_SAME)
 
 
 class Replay:
     """Iterates over the decisions of a log that names what each was based on.
 
     `entries` are the events from the first one on, in stream order; `fold` is empty, and the posterior of `policy` has
-    no arms. Both, and `page_in_ms`, are configured as they were when the decisions were taken.
+    no arms. Both are configured as they were when the decisions were taken.
     """
 
-    def __init__(
-        self, entries: Sequence[Entry], contexts: ContextMap, fold: Fold, policy: Policy, page_in_ms: float
-    ) -> None:
+    def __init__(self, entries: Sequence[Entry], contexts: ContextMap, fold: Fold, policy: Policy) -> None:
         self._ahead = deque(entries)
         self._contexts = contexts
         self._beliefs = FoldedPosterior(fold, policy.posterior)
         self._policy = policy
-        self._page_in_ms = page_in_ms
         decisions = [(at, event) for at, event in entries if isinstance(event, Decision) and self._fits(event)]
         self._seen = {at: self._context(decision) for at, decision in decisions}
         self._arm = {at: decision.arm for at, decision in decisions}
@@ -63,16 +65,16 @@ class Replay:
             self._beliefs.know(decision.eligible)
             overlaid = [(self._arm[own], self._seen[own].x) for own in self._overlaid(basis)]
             with_own = self._beliefs.overlay(overlaid)
-            yield Replayed(decision, self._decide(at, decision))
+            rule = decision.mixture
+            gates = drawn_again(rule, self._seen[at].gates) if rule else decision.gates
+            yield Replayed(decision, self._decide(at, decision), gates)
             self._beliefs.put(with_own)
 
     def _decide(self, at: str, decision: Decision) -> Choice:
-        known = {scored.arm: scored.cost_ms for scored in decision.scored}
-        missing = dict.fromkeys(set(decision.eligible) - set(decision.resident) - {"base"}, self._page_in_ms)
         return self._policy.decide(
             self._policy.posterior.named(self._seen[at]),
             eligible=decision.eligible,
-            costs=missing | known,
+            costs=dict(zip(decision.eligible, decision.costs, strict=True)),
             seed=decision.episode or decision.id,
             course=episodes.course(self._last[decision.id], self._beliefs.current),
         )

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from cluster.events import (
+    CUSTOM,
     ArmRegistered,
     ArmRenamed,
     Cancellation,
@@ -126,7 +127,7 @@ class Fold:
                 self.watch.reset_guard()
 
     def _decide(self, decision: Decision) -> None:
-        if not self._fits(decision):
+        if not self._fits(decision) or decision.arm == CUSTOM:
             return
         context = self._mapped(decision)
         names = {arm: self.current(arm) for arm in decision.eligible}

@@ -1,16 +1,18 @@
 """Chats: answered, or only explained."""
 
 import hashlib
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.events import CUSTOM
 from cluster.settings import Settings
 from services.edge import sse
 from services.edge.auth import Caller, needs
 from services.edge.chat import ChatReader
-from services.edge.errors import ApiError
+from services.edge.errors import ApiError, invalid
 from services.edge.metrics import Metrics
 from services.edge.model_names import ModelNames
 from services.edge.sampling import sampling_of
@@ -26,12 +28,25 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
     names = ModelNames(router.base, router.arms)
     infers = needs(settings, "infer")
 
+    def routing(chat: ChatRequest, caller: Caller) -> dict[str, Any]:
+        """Which arms may serve, from which mixtures may draw, or the client's own gates."""
+        asked, most = chat.routing, settings.model.max_mixture
+        if asked.gates is None:
+            eligible = caller.allowed(names.eligible(chat.model, asked.arms), router.arms.current)
+            return {"eligible": eligible, "members": caller.among(names.members(asked.arms), router.arms.current)}
+        if len(asked.gates) > most:
+            raise invalid("routing.gates", f"{len(asked.gates)} adapters, expected at most {most}")
+        gates = names.gates(chat.model, asked.gates)
+        for arm in asked.gates:
+            caller.allowed((arm,), router.arms.current)
+        return {"eligible": (CUSTOM,), "gates": gates}
+
     async def call(request: Request, chat: ChatRequest, caller: Caller) -> Call:
         request_key, is_retry = await _request_key(request, caller)
         episode = _header_id(request, "x-episode-id") or chat.metadata.episode_id
         return Call(
             prompt=await reader.read(chat),
-            eligible=caller.allowed(names.eligible(chat.model, chat.routing.arms), router.arms.current),
+            **routing(chat, caller),
             sampling=await sampling_of(chat, settings),
             episode=caller.episode(episode) if episode else None,
             task=chat.metadata.task,
@@ -62,6 +77,7 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
         choice = considered.choice
         return Explanation(
             arm=choice.arm,
+            gates=considered.offer.gates,
             propensity=choice.propensity,
             explored=choice.explored,
             supervised=choice.supervised,

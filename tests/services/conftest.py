@@ -21,8 +21,11 @@ MakeSettings = Callable[..., Settings]
 MakeWorld = Callable[..., Any]
 
 
-def fit(sharpness: float) -> ContextMap:
-    """A router for the fake engine's features: what an instruction names is right. Its MLP needs no training."""
+def fit(sharpness: float, **measured: float) -> ContextMap:
+    """A router for the fake engine's features: what an instruction names is right. Its MLP needs no training.
+
+    The base, and whatever else was measured, earns the same on every example.
+    """
     labels = [FAMILIES[i % len(FAMILIES)] for i in range(120)]
     H = np.stack([features(f"task {i}: open the {label}", bytes([i % 7])) for i, label in enumerate(labels)])
     mlp = RouterMLP(H.shape[1], hidden=6, arms=FAMILIES)
@@ -31,9 +34,10 @@ def fit(sharpness: float) -> ContextMap:
             weight.zero_()
         mlp.first.weight[:3, :3] = sharpness / 4 * torch.eye(3)
         mlp.second.weight[:, :3] = sharpness * torch.eye(3)
-    outcomes = np.full((len(labels), 1), 0.2)
+    earned = {"base": 0.2, **measured}
+    outcomes = np.tile(list(earned.values()), (len(labels), 1))
     config = ClassifierConfig(hidden=6)
-    return fit_context_map(mlp, H, labels, config, pca=3, outcomes=outcomes, outcome_arms=["base"], tasks=labels)
+    return fit_context_map(mlp, H, labels, config, pca=3, outcomes=outcomes, outcome_arms=list(earned), tasks=labels)
 
 
 @pytest.fixture(scope="session")
@@ -54,12 +58,12 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_settings(redis_url: str, prefix: str, adapters: Path, tmp_path: Path) -> MakeSettings:
-    """Settings that never explore, with changes by group."""
+    """Settings that never explore and have no mixtures, with changes by group."""
 
     def make(**groups: dict[str, Any]) -> Settings:
         values: dict[str, dict[str, Any]] = {
             "model": {"name": BASE, "adapters": adapters, "max_tokens": 64},
-            "router": {"epsilon_supervised": 0.0, "epsilon_uniform": 0.0, "refresh_s": 0.2},
+            "router": {"epsilon_supervised": 0.0, "epsilon_uniform": 0.0, "refresh_s": 0.2, "mixtures": ()},
             "store": {"url": redis_url, "prefix": prefix, "data_dir": tmp_path},
         }
         for group, changes in groups.items():

@@ -9,8 +9,10 @@ from openai import AsyncOpenAI, BadRequestError
 
 from cluster.settings import Settings
 from examples.miniwob.episodes import Episode, load_all
+from examples.miniwob.measurement import prompt
 from policies.context import ContextMap
 from services.adapters.registry import Registry
+from services.engine.base import Sampling
 from services.engine.loading import load
 from services.engine.routed import RoutedEngine
 from services.gateway import build_gateway
@@ -40,7 +42,8 @@ def episode() -> Episode:
 
 @pytest.fixture
 async def client(make_settings: MakeSettings, engine: RoutedEngine) -> AsyncIterator[AsyncOpenAI]:
-    settings = make_settings(model={"adapters": WORLD.model.adapters, "max_tokens": 200})
+    model = {"adapters": WORLD.model.adapters, "max_tokens": 200}
+    settings = make_settings(model=model, router={"mixtures": ("top2", "soft")})
     app = build_gateway(make_router(settings, ContextMap.load(WORLD.router.path), engine), settings)
     async with (
         app.router.lifespan_context(app),
@@ -154,3 +157,17 @@ async def test_a_schema_that_cannot_be_kept_names_its_field(client: AsyncOpenAI,
     with pytest.raises(BadRequestError, match="Unimplemented") as caught:
         await ask(client, episode, response_format=wanted)
     assert caught.value.param == "response_format.json_schema.schema"
+
+
+async def test_mixtures_answer_as_the_engine_does_under_their_gates(
+    client: AsyncOpenAI, engine: RoutedEngine, episode: Episode
+) -> None:
+    own = {"click-tab": 0.5, "click-color": 0.75}
+    for options in ({"model": "soft"}, {"model": "top2"}, {"extra_body": {"routing": {"gates": own}}}):
+        answer = await ask(client, episode, **options)
+        gates = answer.model_extra["routing"]["gates"]
+        deltas = engine.generate(prompt(episode), gates, Sampling(200))
+        assert content(answer) == "".join([delta.text async for delta in deltas])
+        assert len(gates) == (4 if options.get("model") == "soft" else 2)
+    assert gates == own
+    assert sum((await ask(client, episode, model="soft")).model_extra["routing"]["gates"].values()) == pytest.approx(1)

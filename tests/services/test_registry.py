@@ -43,8 +43,7 @@ def test_an_empty_directory_leaves_the_base(tmp_path: Path) -> None:
 def test_arms_turn_adapters_on(tmp_path: Path) -> None:
     registry = Registry(write_adapters(tmp_path))
     assert (registry.gates("base"), registry.gates("inbox")) == ({}, {"inbox": 1.0})
-    assert registry.fingerprints("base") == {}
-    assert registry.fingerprints("inbox") == {"inbox": registry["inbox"].fingerprint}
+    assert Registry(registry["inbox"].path.parent, {"soft": 4}).arms == ("base", *FAMILIES, "soft")
 
 
 def test_the_content_is_the_identity(tmp_path: Path) -> None:
@@ -63,7 +62,7 @@ def test_targets_may_be_a_pattern(tmp_path: Path) -> None:
     assert Registry(tmp_path)["inbox"].targets == ("all-linear",)
 
 
-@pytest.mark.parametrize("name", ["base", "auto", "top2", "soft", "two words", "-dash", "a:b", "n" * 65])
+@pytest.mark.parametrize("name", ["base", "auto", "custom", "top2", "soft", "two words", "-dash", "a:b", "n" * 65])
 def test_names_that_mean_something_else(tmp_path: Path, name: str) -> None:
     write_adapter(tmp_path, name)
     with pytest.raises(InvalidAdapter, match=f"the name {name!r} cannot be an adapter's, expected"):

@@ -55,7 +55,7 @@ def replayed(
     config = config if alpha is None else replace(config, alpha=alpha)
     policy: Policy = create("linucb", Posterior(Prior(contexts.statistics, learning)), config, contexts.supervision)
     fold = Fold(contexts, learning, {})
-    return list(Replay(entries, contexts, fold, policy, world.settings.router.page_in_ms))
+    return list(Replay(entries, contexts, fold, policy))
 
 
 async def test_every_decision_is_taken_again(lived: World, contexts: ContextMap) -> None:

@@ -21,12 +21,12 @@ from policies import create
 from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
-from services.adapters.registry import Registry
 from services.arms import Arms
 from services.configuration import (
     feedback_rules,
     learning_config,
     make_modes,
+    make_registry,
     make_store,
     policy_config,
     watch_config,
@@ -51,7 +51,7 @@ class World:
         self.settings = settings
         self.contexts = contexts
         self.engine = engine
-        self.registry = Registry(settings.model.adapters)
+        self.registry = make_registry(settings)
         self.store = make_store(settings)
         self.router = make_router(settings, contexts, engine)
         self.app = build_gateway(self.router, settings)
@@ -126,7 +126,7 @@ def make_follower(settings: Settings, contexts: ContextMap, store: Store, arms: 
     return SnapshotFollower(
         store,
         Posterior(Prior(contexts.statistics, learning_config(settings))),
-        arms or Arms(Registry(settings.model.adapters)),
+        arms or Arms(make_registry(settings)),
         discount=settings.learner.discount,
         refresh_s=settings.router.refresh_s,
         mode=settings.router.mode,
@@ -140,7 +140,7 @@ def make_router(settings: Settings, contexts: ContextMap, engine: Engine) -> Rou
     return Router(
         settings.router,
         base=settings.model.public_name,
-        model=ModelReplica(engine, Registry(settings.model.adapters)),
+        model=ModelReplica(engine, make_registry(settings)),
         store=store,
         arms=snapshots.arms,
         contexts=contexts,

@@ -1,0 +1,53 @@
+"""What each arm would turn on for one request: an adapter as always, a mixture by the request's supervised gates."""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from cluster.events import Mixture
+from policies.mixtures import mixture
+from services.arms import Arms
+
+
+class Offer(NamedTuple):
+    """Adapters with their weights, and for a mixture what these were drawn from."""
+
+    gates: dict[str, float]
+    mixture: Mixture | None = None
+
+
+def offers(
+    names: Collection[str],
+    arms: Arms,
+    supervised: Mapping[str, float],
+    members: Collection[str],
+    coordinates: str | None = None,
+) -> dict[str, Offer]:
+    """The offers of the arms `names`, without mixtures of fewer than two adapters.
+
+    A mixture draws from the adapters of the arms `members` that the trained router knows, `supervised` are its gates
+    by adapter. They share one coordinate convention: `coordinates`, or that of the largest gate.
+    """
+    mixed = [name for name in names if arms.size(name)]
+    known = _known(arms, supervised, members, coordinates) if mixed else {}
+    found = {name: _mixed(known, arms.size(name)) if name in mixed else Offer(arms.gates(name)) for name in names}
+    return {name: offer for name, offer in found.items() if name not in mixed or len(offer.gates) > 1}
+
+
+def drawn_again(rule: Mixture, supervised: Mapping[str, float]) -> dict[str, float]:
+    """The gates of a mixture that was logged, from the supervised gates."""
+    return mixture({name: supervised[name] for name in rule.members}, rule.most)
+
+
+def _mixed(known: Mapping[str, float], size: int) -> Offer:
+    rule = Mixture(members=list(known), most=size)
+    return Offer(drawn_again(rule, known) if known else {}, rule)
+
+
+def _known(
+    arms: Arms, supervised: Mapping[str, float], members: Collection[str], coordinates: str | None
+) -> dict[str, float]:
+    known = {name: supervised[name] for name in arms.adapters(members) if supervised.get(name, 0.0) > 0}
+    if not known:
+        return {}
+    convention = coordinates or arms.convention(max(known, key=lambda name: known[name]))
+    return {name: gate for name, gate in known.items() if arms.convention(name) == convention}
