@@ -1,0 +1,72 @@
+"""When to plan anew, and from what: the epochs of POLAR and POLAR+."""
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from policies import checks
+from policies.caching.plan import Demand, Stock, best_set
+from policies.checks import Array
+from policies.posterior import Posterior
+
+
+@dataclass(frozen=True)
+class EpochConfig:
+    """The first epoch lasts `first` requests, each next one twice as long, up to `longest` (equal: fixed epochs).
+
+    A plan is made for the latest `window` requests; a fetched adapter must pay for itself within `horizon` of them.
+    """
+
+    first: int = 2
+    longest: int = 8
+    window: int = 48
+    horizon: int = 48
+
+    def __post_init__(self) -> None:
+        for name in ("first", "window", "horizon"):
+            checks.number(name, getattr(self, name), 1)
+        checks.number("longest", self.longest, self.first)
+
+
+@dataclass(eq=False)
+class Planner:
+    """Watches decisions, knows when an epoch ends, and plans the next one from what the arms are believed to earn."""
+
+    config: EpochConfig = field(default_factory=EpochConfig)
+
+    def __post_init__(self) -> None:
+        self._length = self.config.first
+        self._left = self._length
+        self._recent: deque[tuple[Array, Collection[str]]] = deque(maxlen=self.config.window)
+
+    def saw(self, x: Array, eligible: Collection[str]) -> None:
+        """A request at x [d] that the arms `eligible` could have served."""
+        self._recent.append((x, eligible))
+        self._left -= 1
+
+    @property
+    def due(self) -> bool:
+        """Whether the epoch is over."""
+        return self._left <= 0
+
+    def plan(
+        self,
+        posterior: Posterior,
+        needs: Mapping[str, Sequence[str]],
+        stock: Mapping[str, Stock],
+        room: float,
+        resident: Collection[str] = (),
+    ) -> tuple[str, ...]:
+        """The set to keep from now on, most wanted first; the next epoch begins. See `best_set`."""
+        self._length = min(2 * self._length, self.config.longest)
+        self._left = self._length
+        arms = tuple(arm for arm in posterior.arms if arm in needs)
+        requests = [(x, eligible) for x, eligible in self._recent if not set(eligible).isdisjoint(arms)]
+        if not requests:
+            return ()
+        values = posterior.means(np.stack([x for x, _ in requests]), posterior.rows(arms))
+        for row, eligible in enumerate(set(eligible) for _, eligible in requests):
+            values[row, [arm not in eligible for arm in arms]] = -np.inf
+        return best_set(Demand(arms, values, needs), stock, room, resident, self.config.horizon)
