@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from transformers import Qwen3VLForConditionalGeneration
 
 from services.engine.base import InvalidPrompt
-from services.engine.routed.products import PackedLinear, packs
+from services.engine.products import PackedLinear, packs
 
 
 class Pixels(NamedTuple):

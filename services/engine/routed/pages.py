@@ -13,8 +13,8 @@ from typing import Final
 
 import torch
 
+from services.engine.products import Apart, Folded, Matrix
 from services.engine.routed.lora import Adapter
-from services.engine.routed.products import Apart, Folded, Matrix
 from services.engine.routed.shape import GROUPS, Shape
 from services.engine.routed.weights import Weights
 

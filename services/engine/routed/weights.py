@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
-from services.engine.routed.products import Matrix, packs
+from services.engine.products import Matrix, packs
 from services.engine.routed.shape import GROUPS, Shape
 
 
