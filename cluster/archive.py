@@ -2,15 +2,18 @@
 
 A segment is written to a part file, synced, and linked to a name that only says what it follows: it is there whole or
 not at all, and of two writers one gets the name. Two checks guard it: Parquet's page checksums, and a SHA-256 over its
-content in its metadata. Nothing here talks to Redis.
+content in its metadata. What is erased of a segment leaves its place: ids, order and number of the events stay.
+Whoever writes holds the lock of the directory. Nothing here talks to Redis.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import itertools
 import os
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -23,6 +26,8 @@ from cluster.stream import START, Raw, stream_order
 
 _SCHEMA = pa.schema([("id", pa.string()), ("type", pa.string()), ("data", pa.binary()), ("features", pa.binary())])
 _ROWS_A_GROUP = 512  # what one look-up reads
+ERASED = b"erased"
+"""The type of what is left of an event that was deleted."""
 
 
 class Damaged(RuntimeError):
@@ -39,11 +44,21 @@ class Segment(NamedTuple):
 
 
 class Archive:
-    """The segments of one event stream. One process seals; any number read."""
+    """The segments of one event stream. One process writes, under `lock`; any number read."""
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
         self._known: dict[Path, Segment] = {}
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Whether nobody else writes until the block ends: False if somebody does. Its holder's end frees it."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            yield _taken(handle)
+        finally:
+            os.close(handle)
 
     def segments(self) -> list[Segment]:
         """All segments, oldest first. Raises Damaged where one is missing between two others."""
@@ -69,14 +84,16 @@ class Archive:
         """Write the entries, which follow `after`, durably. FileExistsError: somebody has sealed what follows it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path, last = self.directory / _name(after), entries[-1][0]
-        part = path.with_suffix(f".{uuid4().hex}.part")
-        try:
-            _write(part, _table(entries), {"after": after, "last": last, "sha256": _digest(entries)})
+        with self._part(path, Segment(path, after, last, len(entries)), entries) as part:
             os.link(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-        _sync(self.directory)
         return self._segment(path)
+
+    def erase(self, segment: Segment, stream_ids: Collection[str]) -> None:
+        """Delete what the entries hold, durably and at once; their ids stay."""
+        empty = {b"type": ERASED, b"data": b'{"type":"erased"}'}
+        entries = [(id_, empty if id_ in stream_ids else fields) for id_, fields in self.read(segment)]
+        with self._part(segment.path, segment, entries) as part:
+            part.replace(segment.path)
 
     def read(self, segment: Segment) -> list[Raw]:
         """Every entry of a segment, checked."""
@@ -91,28 +108,57 @@ class Archive:
         return entries
 
     def find(self, stream_ids: Iterable[str]) -> dict[str, Raw]:
-        """Those of the given entries that are sealed; only the row groups that may hold one are read."""
-        segments, inside = self.segments(), defaultdict(list)
+        """Those of the given entries that are sealed; only the row groups that may hold one are read.
+
+        Raises Damaged if the segment that holds one is missing or damaged; what became of others does not matter.
+        """
+        paths, inside = sorted(self.directory.glob("*.parquet")), defaultdict(list)
+        begins = [_begin(path) for path in paths]
         for stream_id in stream_ids:
-            place = bisect_left(segments, stream_order(stream_id), key=_end)
-            if place < len(segments):
-                inside[segments[place].path].append(stream_id)
+            if place := bisect_left(begins, stream_order(stream_id)):
+                inside[place - 1].append(stream_id)
         found: dict[str, Raw] = {}
-        for path, wanted in inside.items():
-            found |= _find(path, wanted)
+        for place, wanted in inside.items():
+            found |= _find(paths[place], wanted)
+            if place + 1 < len(paths) and (lost := [one for one in wanted if one not in found]):
+                self._check_reach(paths[place], paths[place + 1], lost)
         return found
 
     def drop(self, before: str) -> int:
-        """Delete the segments whose events all came before the stream id `before`; how many."""
-        gone = [one for one in self.segments() if stream_order(one.last) < stream_order(before)]
+        """Delete the segments whose events all came before the stream id `before`; how many.
+
+        Of the newest one its end stays, so that it is known where the next one begins.
+        """
+        segments = self.segments()
+        gone = [one for one in segments if stream_order(one.last) < stream_order(before)]
         for segment in gone:
-            segment.path.unlink()
+            if segment != segments[-1]:
+                segment.path.unlink()
+            elif held := {id_ for id_, fields in self.read(segment) if fields[b"type"] != ERASED}:
+                self.erase(segment, held)
         return len(gone)
 
     def sweep(self) -> None:
         """Delete the parts that a killed process left behind. For the one process that seals."""
         for part in self.directory.glob("*.part"):
             part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _part(self, path: Path, segment: Segment, entries: Sequence[Raw]) -> Iterator[Path]:
+        """A synced part file with the entries, to be given its name in the block."""
+        part = path.with_suffix(f".{uuid4().hex}.part")
+        try:
+            _write(part, _table(entries), {"after": segment.after, "last": segment.last, "sha256": _digest(entries)})
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+        _sync(self.directory)
+
+    def _check_reach(self, path: Path, following: Path, lost: Iterable[str]) -> None:
+        """Raise Damaged if an id lies between the segment at `path` and the next one that there is."""
+        last = self._segment(path).last
+        if any(stream_order(stream_id) > stream_order(last) for stream_id in lost):
+            raise Damaged(f"{path} ends at {last}, and {following} is next: a segment is missing")
 
     def _segment(self, path: Path) -> Segment:
         if path not in self._known:
@@ -125,8 +171,22 @@ class Archive:
         return self._known[path]
 
 
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _end(segment: Segment) -> tuple[int, int]:
     return stream_order(segment.last)
+
+
+def _begin(path: Path) -> tuple[int, int]:
+    """What a segment follows, told from its name alone."""
+    milliseconds, _, sequence = path.stem.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def _name(after: str) -> str:
@@ -175,7 +235,7 @@ def _find(path: Path, stream_ids: Sequence[str]) -> dict[str, Raw]:
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"{path} is not readable: {error}") from error
     wanted = set(stream_ids)
-    return {entry[0]: entry for entry in entries if entry[0] in wanted}
+    return {id_: (id_, fields) for id_, fields in entries if id_ in wanted and fields[b"type"] != ERASED}
 
 
 def _digest(entries: Iterable[Raw]) -> str:

@@ -25,6 +25,10 @@ _PATIENCE_S = 60.0
 _AT_ONCE = 500  # variables of one statement
 
 
+class Overtaken(RuntimeError):
+    """Another process has moved the checkpoint meanwhile; nothing was written."""
+
+
 class Placed(NamedTuple):
     """A ledger row and where its decision stands in the stream."""
 
@@ -44,6 +48,7 @@ class Checkpoint:
             self._file.executescript(_TABLES)
             if self._state("signature") != signature:
                 self._clear()
+            self._seen = self.position
         except sqlite3.DatabaseError as error:
             self._file.close()
             raise Damaged(f"{self.path} is not readable: {error}") from error
@@ -86,16 +91,23 @@ class Checkpoint:
     def advance(
         self, position: str, arms: Mapping[str, bytes], rows: Mapping[str, Placed], gone: Iterable[str] = ()
     ) -> None:
-        """Move on to `position`, with the arms and rows that changed and the arms `gone` on the way, or not at all."""
+        """Move on to `position`, with the arms and rows that changed and the arms `gone` on the way, or not at all.
+
+        Raises Overtaken if somebody else has moved it since it was opened: what is to be written builds on what was.
+        """
         lines = [_line(id_, *placed) for id_, placed in rows.items()]
         blobs = [(arm, statistics, _sha256(statistics)) for arm, statistics in arms.items()]
         with self._file:
+            self._file.execute("BEGIN IMMEDIATE")
+            if self.position != self._seen:
+                raise Overtaken(f"{self.path} is at {self.position}, expected {self._seen}: somebody else moves it")
             self._file.executemany("DELETE FROM arms WHERE arm = ?", [(arm,) for arm in gone])
             self._file.executemany("INSERT OR REPLACE INTO arms VALUES (?, ?, ?)", blobs)
             self._file.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", lines)
             digests = dict(self._file.execute("SELECT arm, sha256 FROM arms").fetchall())
             state = [("position", position), ("sha256", _digest(position, digests))]
             self._file.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state)
+        self._seen = position
 
     def drop(self, before: str) -> None:
         """Delete the rows of decisions before the stream id `before`: they have left the archive."""

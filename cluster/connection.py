@@ -12,7 +12,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
-from cluster.archive import Archive
+from cluster.archive import Archive, Damaged
 from cluster.events import Event, decode
 from cluster.stream import START as START
 from cluster.stream import Raw
@@ -29,7 +29,11 @@ _FLOOR = (6, 2)
 _MOST_CONNECTIONS = 64
 _SOCKET_TIMEOUT_S = 5
 _LONGEST_BLOCK_MS = 2000
-_SCRIPTS = ("decide", "feedback", "outcome", "arm", "timeouts", "commit", "changes", "trim")
+_SCRIPTS = (
+    *("decide", "feedback", "outcome", "timeouts", "arm"),
+    *("commit", "changes", "release", "trim"),
+    *("forget", "unsay", "erase", "forgotten"),
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,21 @@ class Connection:
     async def _sealed(self, stream_ids: Sequence[str]) -> dict[str, Raw]:
         if not stream_ids or self.archive is None:
             return {}
-        return await asyncio.to_thread(self.archive.find, stream_ids)
+        found = await asyncio.to_thread(self.archive.find, stream_ids)
+        if len(found) < len(stream_ids):
+            await self._check_end([each for each in stream_ids if each not in found])
+        return found
+
+    async def _check_end(self, missing: Sequence[str]) -> None:
+        """Raise Damaged if one of the `missing` was sealed into a segment that is not there."""
+        sealed = cast(bytes | None, await self._redis.hget(self._key("learner"), "sealed"))
+        if sealed is None:
+            return
+        archive, end = self.archive, stream_order(sealed.decode())
+        last = await asyncio.to_thread(lambda: archive.last) if archive else START
+        if any(stream_order(last) < stream_order(each) <= end for each in missing):
+            where = archive.directory if archive else "no archive"
+            raise Damaged(f"{where} ends at {last}, expected the sealed events up to {sealed.decode()}")
 
 
 def entry(stream_id: bytes, fields: Any) -> Entry:

@@ -50,6 +50,7 @@ class EpisodeStep(Record):
 class Basis(Record):
     """The beliefs that a decision was taken on: what was folded up to `position`, and own later decisions.
 
+    With `frozen` they are those of the last freezing up to there, and own decisions do not count.
     `pending` of those counted, by then known to be in the stream; `latest` are the stream ids of the last of them, in
     the order in which they became known, since answers may come back in another order than that of the stream.
     """
@@ -58,6 +59,7 @@ class Basis(Record):
     position: str
     pending: int
     latest: list[str]
+    frozen: bool = False
 
 
 class Mixture(Record):
@@ -212,6 +214,23 @@ class GuardReset(Record):
     by: str
 
 
+class DriftFound(Record):
+    """The reward of an arm's decision number `tick` showed that the arm has changed; κ is `kappa` from then on.
+
+    `worse`: it earned less than was believed. `restored`: the prior explains it again. The Learner says so once, when
+    it first folds that reward; a fold finds the same in the statistics of the arm and takes nothing from this event.
+    """
+
+    type: Literal["drift_found"] = "drift_found"
+    time: float
+    arm: str
+    decision_id: Id
+    tick: int
+    worse: bool
+    restored: bool
+    kappa: float
+
+
 class ArmRemoved(Record):
     """An arm serves no more: an operator took it out, or what it serves is absent."""
 
@@ -239,6 +258,29 @@ class ArmRenamed(Record):
     to: Id
 
 
+class Erased(Record):
+    """An event whose content was deleted."""
+
+    type: Literal["erased"] = "erased"
+    time: float = 0.0
+
+
+class Forgotten(Record):
+    """What a request to forget named is deleted: the decisions and everything said of them, or a key's words too.
+
+    Exactly one of tenant, decision_id and key is given. `decisions` and `events` count what was deleted.
+    """
+
+    type: Literal["forgotten"] = "forgotten"
+    time: float
+    by: str
+    tenant: str | None = None
+    decision_id: str | None = None
+    key: str | None = None
+    decisions: int = 0
+    events: int = 0
+
+
 Event = Annotated[
     Decision
     | Completion
@@ -250,7 +292,10 @@ Event = Annotated[
     | ArmFrozen
     | ArmRenamed
     | ModeChanged
-    | GuardReset,
+    | GuardReset
+    | DriftFound
+    | Forgotten
+    | Erased,
     Field(discriminator="type"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic_core import to_json
 
 from cluster.connection import START, Argument, Connection
-from cluster.events import Decision, Record
+from cluster.events import Decision, Event, Record
 
 
 class Fenced(RuntimeError):
@@ -158,17 +158,22 @@ class LearnerStore(Connection):
         signature: str = "",
         rebuilding: str = "",
         folded: int = 0,
+        deferred: Sequence[str] = (),
+        said: Sequence[Event] = (),
     ) -> int:
         """Write what was folded up to `position` on top of `version`, all or nothing; the new version.
 
+        In the same step the `deferred` stream ids leave the log to wait beside it, and the events `said` are appended.
         The same commit may be sent again. Fenced if `epoch` is not the current one or `version` is not the last one.
         """
-        keys = [self._key("learner"), self._key("arms"), self._key("versions")]
+        keys = [self._key(name) for name in ("learner", "arms", "versions", "events", "deferred")]
         prefixes = [self._key("arm", ""), self._key("decision", "")]
         names = [to_json(list(named)) for named in (arms, removed, rows)]
         values: list[Argument] = [*arms.values(), *(row.model_dump_json() for row in rows.values())]
         state: list[Argument] = [epoch, version, position, float(time), router]
-        args = [*state, *prefixes, *names, signature, rebuilding, folded, *values]
+        texts = [text for event in said for text in (event.type, event.model_dump_json())]
+        events = [to_json(list(deferred)), to_json(texts)]
+        args = [*state, *prefixes, *names, signature, rebuilding, folded, *events, *values]
         done, *reply = await self._scripts["commit"](keys, args)
         if not done:
             raise Fenced(

@@ -86,7 +86,12 @@ class RequestStore(Connection):
                 f"episode {decision.episode!r} has gone on since {after.stream_id if after else 'it began'}"
             )
         stream_id, *earlier = reply
-        return Decided(_decision(earlier[0]) if earlier else decision, bool(fresh), stream_id.decode())
+        if fresh or earlier:
+            return Decided(_decision(earlier[0]) if earlier else decision, bool(fresh), stream_id.decode())
+        (sealed,) = await self.entries([stream_id.decode()])
+        if sealed:
+            return Decided(cast(Decision, sealed[1]), False, sealed[0])
+        return await self.decide(decision, request_key, request_ttl_s, replace=True, after=after)
 
     async def last_step(self, episode: str) -> LastStep | None:
         """The episode's last decision; none before its first one. Every Router sees the same."""

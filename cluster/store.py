@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from cluster.arm_store import ArmStore
 from cluster.connection import Entry, entry
+from cluster.deferred_store import DeferredStore
 from cluster.events import Cancellation, Completion, Decision, Record
+from cluster.forget_store import ForgetStore
 from cluster.learner_store import LearnerStore, LedgerRow
 from cluster.log_store import LogStore
 from cluster.mode_store import ModeStore
@@ -36,8 +38,8 @@ class StoredDecision:
     ledger: LedgerRow | None
 
 
-class Store(RequestStore, LearnerStore, ArmStore, LogStore, ModeStore):
-    """The whole store: requests, Learner, arms, log, modes and history. See `Connection` for its arguments."""
+class Store(RequestStore, LearnerStore, ArmStore, LogStore, ModeStore, DeferredStore, ForgetStore):
+    """The whole store. See `Connection` for its arguments."""
 
     async def decision(self, decision_id: str) -> StoredDecision | None:
         """The decision and what became of it; None if unknown or past the retention."""

@@ -4,28 +4,36 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from cluster.archive import Archive, Damaged
 from cluster.checkpoint import Checkpoint
 from cluster.connection import UNAVAILABLE
+from cluster.events import Event
+from cluster.forget_store import ForgetRequest
 from cluster.learner_store import Changes, LedgerRow
 from cluster.store import Store
-from cluster.stream import START, stream_order
+from cluster.stream import START, following, stream_order
 from policies.context import ContextMap
 from policies.prior import LearningConfig
 from services import arms
 from services.adapters.registry import Registry
-from services.learning.fold import Fold
+from services.learning.deferral import Deferral
 from services.learning.folding import Folding, Refold
+from services.learning.forgetting import forget
 from services.learning.rewards import FeedbackRules
-from services.learning.sealing import Sealer, SealingConfig, checkpoint_path
+from services.learning.sealing import Sealer, SealingConfig, checkpoint_path, drop_checkpoints
 from services.learning.watch import WatchConfig
 
 log = logging.getLogger(__name__)
 _IDLE_MS = 500  # how long a step waits for the first event
 _RETRY_S = 1.0
+_LOCKED_S = 0.1
+_LOOK_AGAIN_S = 5.0  # for sealed decisions that could not be read
+_ASK_AGAIN_S = 30.0  # before another try to forget what could not be
 _PAGE = 1000
+_NONE = -1  # an epoch that nobody has
+FORGETTING = "forgetting"
 
 
 class Learner:
@@ -51,6 +59,11 @@ class Learner:
         self._batch = batch
         self._pace_s = pace_ms / 1000
         self._sealing = sealing
+        self._deferral = Deferral(store)
+        self._epoch = _NONE
+        self._writes = False  # whether this one holds the archive's lock
+        self._look_again = 0.0
+        self._ask_again = 0.0
 
     async def start(self, registry: Registry) -> None:
         """Take over from any other Learner, resume at the last commit, and register the arms that there are."""
@@ -77,26 +90,64 @@ class Learner:
         """Fold and commit the next events; how many there were."""
         entries = await self._store.events(self._position, self._batch, block_ms)
         if not entries:
+            await self._reach()
             return 0
-        events = [event for _, event in entries]
-        ledger = await self._store.ledger(sorted(Fold.references(events)))
-        for event in events:
+        ready, ledger, waiting = await self._deferral.sift(entries)
+        for at, event in ready:
             self._fold.apply(event, ledger)
-        self._folded += len(events)
-        await self._commit(entries[-1][0], events[-1].time)
-        return len(events)
+            if not self._is_after_goal(at):
+                self._fold.drifts.clear()  # they were told when this was folded first
+        self._folded += len(entries)
+        await self._commit(entries[-1][0], entries[-1][1].time, waiting)
+        if waiting:
+            await self._deferral.load()
+        return len(entries)
 
     async def _follow(self) -> None:
         while True:
             await self._tick()
-            await asyncio.sleep(self._pace_s if await self.step(block_ms=_IDLE_MS) else 0)
+            if await self._store.to_forget() and time.monotonic() > self._ask_again:
+                await self._resume()
+            folded = await self.step(block_ms=_IDLE_MS)
+            await self._release()
+            await asyncio.sleep(self._pace_s if folded else 0)
+
+    async def _release(self) -> None:
+        """Now and then, see whether what is deferred can be read."""
+        if self._deferral.any and time.monotonic() > self._look_again:
+            self._look_again = time.monotonic() + _LOOK_AGAIN_S
+            await self._deferral.release(self._position)
 
     async def _resume(self) -> None:
         """Go on from what is committed, or fold everything again if it was folded in another way."""
+        await self._deferral.load()
+        if requests := await self._store.to_forget():
+            await self._forget(requests)
+        else:
+            await self._go_on()
+
+    async def _forget(self, requests: Mapping[str, ForgetRequest]) -> None:
+        """Erase what is asked for, and fold what is left from its beginning: then nothing knows of it any more."""
+        self._ask_again = time.monotonic() + _ASK_AGAIN_S
+        async with self._writing():
+            try:
+                done = await forget(self._store, requests, self._beat)
+            except Damaged as error:
+                await self._store.raise_alarm(FORGETTING, f"{len(requests)} requests to forget wait: {error}")
+                await self._go_on()
+                return
+            if self._store.archive:
+                await asyncio.to_thread(drop_checkpoints, self._store.archive)
+            await self._go_on(afresh=True)
+        for id_, one in done.items():
+            await self._store.say_forgotten(id_, one)
+        await self._store.clear_alarm(FORGETTING)
+
+    async def _go_on(self, *, afresh: bool = False) -> None:
         changes, archive = await self._store.changes(), self._store.archive
         self._version, self._position, self._folded = changes.version, changes.position, changes.folded
         self._goal, self._outdated = changes.rebuilding, list[str]()
-        outdated = changes.version > 0 and changes.signature != self._folding.signature
+        outdated = changes.version > 0 and (afresh or changes.signature != self._folding.signature)
         needed = outdated or not changes.version
         sealed = await asyncio.to_thread(_end, archive, needed=needed) if archive else START
         lost = stream_order(changes.position) < stream_order(sealed)
@@ -115,10 +166,14 @@ class Learner:
         self._position = sealed
         self._outdated = sorted(changes.names)
         self._fold = self._folding.start({})
-        if self._store.archive and sealed != START:
-            await self._store.drop_sealed(sealed)
-            await self._from_checkpoint(self._store.archive, sealed)
-        self._folded = (await self._store.learner_state()).trimmed
+        async with self._writing():
+            if sealed != START:
+                await self._store.drop_sealed(sealed)
+            self._folded = (await self._store.learner_state()).trimmed
+            if self._store.archive and sealed != START:
+                await self._from_checkpoint(self._store.archive, sealed)
+            else:
+                await self._write({}, {}, signature=self._folding.signature)
 
     async def _from_checkpoint(self, archive: Archive, sealed: str) -> None:
         """Until all rows are written there is no signature: whoever is interrupted here begins again."""
@@ -132,22 +187,39 @@ class Learner:
             await self._write(arms, {}, signature=signature)
             self._fold = self._folding.start(arms)
 
+    async def _reach(self) -> None:
+        """The log may have lost the event up to which is to be folded again: its end will do."""
+        if self._goal and not self._is_after_goal(following(self._position)):
+            self._position = self._goal
+            await self._write({}, {}, signature=self._folding.signature)
+
+    def _is_after_goal(self, stream_id: str) -> bool:
+        return stream_order(stream_id) > stream_order(self._goal or START)
+
     async def _beat(self, position: str) -> None:
-        log.info("folding again: at %s of %s", position, self._goal)
+        log.info("reading the log again: at %s", position)
         await self._store.heartbeat(time.time())
 
-    async def _commit(self, position: str, now: float) -> None:
+    async def _commit(self, position: str, now: float, deferred: Sequence[str]) -> None:
         fold, self._position = self._fold, position
-        self._outdated += sorted(fold.removed)
-        await self._write(fold.changed(), fold.rows, now, signature=self._folding.signature)
-        for arm, alarm in fold.alarms:
-            log.warning("%s no longer earns what was believed: %s", arm, alarm)
+        self._outdated += sorted(fold.population.removed)
+        signature = self._folding.signature
+        await self._write(fold.changed(), fold.rows, now, signature=signature, deferred=deferred, said=fold.drifts)
+        for drift in fold.drifts:
+            log.warning("%s has changed: %s", drift.arm, drift)
         fold.clear()
 
     async def _write(
-        self, arms: Mapping[str, bytes], rows: Mapping[str, LedgerRow], now: float = 0.0, *, signature: str
+        self,
+        arms: Mapping[str, bytes],
+        rows: Mapping[str, LedgerRow],
+        now: float = 0.0,
+        *,
+        signature: str,
+        deferred: Sequence[str] = (),
+        said: Sequence[Event] = (),
     ) -> None:
-        reached = signature and stream_order(self._position) >= stream_order(self._goal or START)
+        reached = signature and self._is_after_goal(following(self._position))
         self._version = await self._store.commit(
             self._epoch,
             self._version,
@@ -160,6 +232,8 @@ class Learner:
             signature=signature,
             rebuilding="" if reached else self._goal,
             folded=self._folded,
+            deferred=deferred,
+            said=said,
         )
         self._outdated = []
 
@@ -169,12 +243,32 @@ class Learner:
         await self._store.heartbeat(now)
         await self._store.post_timeouts(now)
 
+    async def _leads(self) -> bool:
+        return self._epoch == (await self._store.learner_state()).epoch
+
+    @contextlib.asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        """Until the block ends no Sealer writes the archive, neither its own nor another Learner's."""
+        if self._store.archive is None or self._writes:
+            yield
+            return
+        while True:
+            with self._store.archive.lock() as alone:
+                if alone:
+                    self._writes = True
+                    try:
+                        yield
+                    finally:
+                        self._writes = False
+                    return
+            await asyncio.sleep(_LOCKED_S)
+
     @contextlib.asynccontextmanager
     async def _sealing_beside(self) -> AsyncIterator[None]:
         if self._store.archive is None:
             yield
             return
-        sealer = Sealer(self._store, self._store.archive, self._folding, self._sealing)
+        sealer = Sealer(self._store, self._store.archive, self._folding, self._sealing, self._leads)
         running = asyncio.create_task(sealer.run())
         try:
             yield

@@ -18,7 +18,7 @@ from policies.checks import Array
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior, Prepared
 from services.arms import Arms
-from services.learning.fold import FROZEN, WATCH
+from services.learning.states import MODE, WATCH, frozen, is_state
 from services.learning.watch import GuardView, guard_view
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,10 @@ class SnapshotFollower:
         self._known: frozenset[str] = frozenset()
         self._taking = asyncio.Lock()
         self._first_mode: Mode = mode
-        self.mode = mode
+        self._chosen: Mode | None = None  # by an operator; none: the setting holds
+        self._thawed: Mode = "online" if mode == "frozen" else mode  # the last mode in force that was not frozen
+        self._folded_mode = b""
+        self.frozen = False  # whether the beliefs are those of the last freezing
         self.watched: bytes | None = None
         self.guard: GuardView | None = None  # what the guard has found, as of the last snapshot
         self._follow_arms()
@@ -69,13 +72,13 @@ class SnapshotFollower:
         """Take over everything that was folded with the context map `router`; no other evidence fits, now or later."""
         self._router = router
         self._seen = await self._store.latest_version_id()
-        self.mode = await self._store.mode() or self._first_mode
+        await self.follow_mode()
         await self._take()
 
     @property
-    def frozen(self) -> bool:
-        """Whether the beliefs stand as they were when an operator froze them."""
-        return self.mode == "frozen"
+    def mode(self) -> Mode:
+        """The mode in force: the one that was chosen, frozen once the Learner has frozen the beliefs."""
+        return "frozen" if self.frozen else self._thawed
 
     async def behind(self) -> Behind:
         """What has happened that these beliefs do not hold yet."""
@@ -103,7 +106,13 @@ class SnapshotFollower:
     def basis(self) -> Basis:
         """What a decision that is taken now is based on: enough to build the same posterior again from the events."""
         latest = [own.stream_id for own in islice(reversed(self._own), _LATEST)]
-        return Basis(follower=self.id, position=self.position, pending=len(self._own), latest=latest[::-1])
+        return Basis(
+            follower=self.id,
+            position=self.position,
+            pending=len(self._own),
+            latest=latest[::-1],
+            frozen=self.frozen,
+        )
 
     def decided(self, stream_id: str, arm: str, x: Array) -> None:
         """Count a decision of this Router as pending until a snapshot has folded it."""
@@ -114,26 +123,44 @@ class SnapshotFollower:
 
     async def follow_mode(self) -> None:
         """Take over the mode; into and out of frozen, all beliefs are read again."""
-        before, self.mode = self.mode, await self._store.mode() or self._first_mode
-        if before != self.mode and "frozen" in (before, self.mode):
-            await self._take(whole=True)
+        self._chosen = await self._store.mode()
+        chosen = self._chosen or self._first_mode
+        if chosen != "frozen":
+            self._thawed = chosen
+        if self._freezes(self._folded_mode) != self.frozen:
+            await self._take()
 
-    async def _take(self, *, whole: bool = False) -> None:
+    def _freezes(self, folded: bytes) -> bool:
+        """Whether to decide on frozen beliefs, given the last mode that was folded: not before there are any."""
+        if self._chosen is None:
+            return self._first_mode == "frozen"
+        return self._chosen == "frozen" and folded == b"frozen"
+
+    async def _take(self) -> None:
         """Take over all that changed, as of one moment. Evidence of another router, or half folded, is left alone."""
         async with self._taking:
-            frozen, behind = self.frozen, await self.arms.is_behind(self._store)
+            behind = await self.arms.is_behind(self._store)
             version, roster = (await self._store.roster_version(), await self._store.roster()) if behind else (0, {})
-            changes = await self._store.changes(0 if behind or whole else self.version)
-            if changes.version < self.version:  # the store was lost and began again
-                changes = await self._store.changes()
+            changes, whole = await self._changes(behind)
+            freezes = self._freezes(changes.blobs.get(MODE, self._folded_mode))
             fits = changes.router == self._router and not changes.rebuilding
-            prepared = await asyncio.to_thread(self._prepare, _believed(changes.blobs, frozen)) if fits else {}
+            prepared = await asyncio.to_thread(self._prepare, _believed(changes.blobs, freezes)) if fits else {}
             # Nothing awaits from here on: a decision sees all of it or nothing.
             if behind:
                 self.arms.put(version, roster, changes.names if fits else self._known)
                 self._follow_arms()
             if fits:
-                self._swap(changes, prepared, frozen)
+                self.frozen, self._folded_mode = freezes, changes.blobs.get(MODE, self._folded_mode)
+                self._swap(changes, prepared, whole)
+
+    async def _changes(self, whole: bool) -> tuple[Changes, bool]:
+        """What was committed since the last version, or all that there is, and whether it is all."""
+        if not whole:
+            changes = await self._store.changes(self.version)
+            lost = changes.version < self.version  # the store began again
+            if not lost and self._freezes(changes.blobs.get(MODE, self._folded_mode)) == self.frozen:
+                return changes, False
+        return await self._store.changes(), True
 
     def _prepare(self, blobs: Mapping[str, bytes]) -> dict[str, Prepared]:
         """What the changed arms are believed to earn. In a thread: it takes long where arms are many."""
@@ -147,9 +174,9 @@ class SnapshotFollower:
             if arm not in self.posterior.arms:
                 self.posterior.put(arm, self._empty())
 
-    def _swap(self, changes: Changes, prepared: Mapping[str, Prepared], frozen: bool) -> None:
-        gone = {arm for arm in self.arms.names if arm not in changes.names and arm in self._known and not frozen}
-        changed = [arm for arm in self.arms.names if arm in prepared or arm in gone]
+    def _swap(self, changes: Changes, prepared: Mapping[str, Prepared], whole: bool) -> None:
+        gone = self._known - changes.names if not self.frozen else frozenset()
+        changed = [arm for arm in self.arms.names if whole or arm in prepared or arm in gone]
         for arm in changed:
             self.posterior.swap(prepared[arm] if arm in prepared else self.posterior.prepare(arm, self._empty()))
         self._known, self.folded = changes.names, changes.folded
@@ -176,8 +203,6 @@ class SnapshotFollower:
             self.posterior.overlay(now, x)
 
 
-def _believed(blobs: Mapping[str, bytes], frozen: bool) -> dict[str, bytes]:
+def _believed(blobs: Mapping[str, bytes], freezes: bool) -> dict[str, bytes]:
     """The statistics to decide on, by arm: the live ones, or those of the freezing."""
-    if frozen:
-        return {name.removeprefix(FROZEN): blob for name, blob in blobs.items() if name.startswith(FROZEN) and blob}
-    return {name: blob for name, blob in blobs.items() if not name.startswith("@")}
+    return frozen(blobs) if freezes else {name: blob for name, blob in blobs.items() if not is_state(name)}

@@ -4,17 +4,17 @@
 --       6 '1' if a known request key is given to this decision, 7 stream id of the episode's last decision that this one
 --       was taken after, or '', 8 arm, 9 step of the episode (JSON), 10 tenant, 11.. stream
 --       fields
--- Reply: {1, stream id}, {0, stream id, stream fields} of the earlier decision with this request key, or {2} when the
---        episode has gone on meanwhile
+-- Reply: {1, stream id}, {0, stream id, stream fields} of the earlier decision with this request key (without fields if
+--        it is no longer hot), or {2} when the episode has gone on meanwhile
 local own = redis.call('HGET', KEYS[2], 'stream_id')
 if own then
   return {1, own}
 end
 if KEYS[4] ~= '' and ARGV[6] ~= '1' then
   local earlier = redis.call('GET', KEYS[4])
-  local entry = earlier and redis.call('XRANGE', KEYS[1], earlier, earlier)[1]
-  if entry then
-    return {0, entry[1], entry[2]}
+  if earlier then
+    local entry = redis.call('XRANGE', KEYS[1], earlier, earlier)[1]
+    return entry and {0, earlier, entry[2]} or {0, earlier}
   end
 end
 if ARGV[9] ~= '' and (redis.call('HGET', KEYS[6], 'stream_id') or '') ~= ARGV[7] then

@@ -24,7 +24,8 @@ def bandit(state: dict[str, Any]) -> Table:
     table = _table(
         title, "arm", "pulls", "pending", "matured", "reward (95%)", "posterior", "feedback", "updated", "resident"
     )
-    table.caption = "\n".join([caption, *(f"[yellow]{escape(warning)}[/]" for warning in state["warnings"])])
+    notes = [*(_drift(arm["arm"], drift) for arm in state["arms"] for drift in arm["drifts"][-1:]), *state["warnings"]]
+    table.caption = "\n".join([caption, *(f"[yellow]{escape(note)}[/]" for note in notes)])
     for arm in state["arms"]:
         table.add_row(
             arm["arm"] + (" (frozen)" if arm["state"] == "frozen" else ""),
@@ -38,6 +39,14 @@ def bandit(state: dict[str, Any]) -> Table:
             "yes" if arm["resident"] else "no",
         )
     return table
+
+
+def _drift(arm: str, drift: dict[str, Any]) -> str:
+    """The last change that an arm's rewards showed."""
+    how = "less" if drift["worse"] else "more"
+    why = ", as the supervised data say" if drift["restored"] else ""
+    found = f"{arm}: since decision {drift['tick']} ({_ago(drift['time'])}) it earns {how} than was believed{why}"
+    return f"{found}; trust {drift['kappa']:.2g}"
 
 
 def policies(state: dict[str, Any]) -> Table:

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from cluster.archive import Damaged
 from cluster.connection import UNAVAILABLE
 from services.adapters.metadata import InvalidAdapter
 from services.engine.base import InvalidPrompt
@@ -68,6 +69,9 @@ def answer_errors(app: FastAPI) -> None:
     def unavailable(_: Exception) -> ApiError:
         return ApiError(503, "the store is away, nothing was lost: try again", code="store_away", retry_after_s=1)
 
+    def damaged(error: Damaged) -> ApiError:
+        return ApiError(503, f"the archive: {error}", code="archive_damaged", retry_after_s=60)
+
     def http_error(error: HTTPException) -> ApiError:
         return error if isinstance(error, ApiError) else ApiError(error.status_code, str(error.detail))
 
@@ -83,6 +87,7 @@ def answer_errors(app: FastAPI) -> None:
     app.exception_handler(NoArm)(handler(no_arm))
     app.exception_handler(OtherCoordinates)(handler(other_coordinates))
     app.exception_handler(InvalidAdapter)(handler(invalid_adapter))
+    app.exception_handler(Damaged)(handler(damaged))
     app.exception_handler(HTTPException)(handler(http_error))
     app.exception_handler(Exception)(handler(failure))
     for kind in UNAVAILABLE:

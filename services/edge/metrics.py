@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from services.insight.answers import Answers
+from policies.evidence import ArmStatistics
+from services.insight.answers import answers
 from services.learning.watch import GuardView
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -40,13 +41,23 @@ class Metrics:
             "That the policy is worse than the supervised one; 1 at the alarm.",
             registry=self._all,
         )
+        self.drifts = Gauge(
+            "pointsman_drifts", "Changes of an arm that its rewards showed.", ("arm", "direction"), registry=self._all
+        )
+        self.deferred = Gauge(
+            "pointsman_deferred_events", "Events on sealed decisions that cannot be read.", registry=self._all
+        )
         self.guard_alarm = Gauge("pointsman_guard_alarm", "1 since the guard's alarm.", registry=self._all)
 
-    def answers(self, arms: Mapping[str, Answers]) -> None:
-        """Show how much of each arm's feedback comes, and when; arms that are gone are shown no more."""
-        self.coverage.clear()
-        self.delay.clear()
-        for arm, known in arms.items():
+    def arms(self, arms: Mapping[str, ArmStatistics]) -> None:
+        """Show how each arm does, and how much of its feedback comes, and when; arms that are gone are not shown."""
+        for gauge in (self.coverage, self.delay, self.drifts):
+            gauge.clear()
+        for arm, statistics in arms.items():
+            for direction, worse in (("worse", True), ("better", False)):
+                found = sum(alarm.worse is worse for alarm in statistics.alarms)
+                self.drifts.labels(arm, direction).set(found)
+            known = answers(statistics)
             if known.coverage is not None:
                 self.coverage.labels(arm).set(known.coverage)
             for name, seconds in (("0.5", known.delay_median_s), ("0.9", known.delay_p90_s)):

@@ -114,4 +114,4 @@ def _now(router: Router, decision: Decision, context: Context) -> Explanation | 
 
 
 def _costs(router: Router, decision: Decision) -> Mapping[str, float]:
-    return {router.arms.current(one.arm): one.cost_ms for one in decision.scored}
+    return {router.arms.current(arm): cost for arm, cost in zip(decision.eligible, decision.costs, strict=False)}

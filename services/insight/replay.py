@@ -11,7 +11,7 @@ import numpy as np
 from cluster.connection import Entry, stream_order
 from cluster.events import Basis, Decision
 from cluster.request_store import LastStep
-from policies.base import Choice, Context, Policy
+from policies.base import Choice, Context, Policy, create
 from policies.context import ContextMap
 from services import episodes
 from services.learning.fold import Fold
@@ -42,7 +42,8 @@ class Replay:
     """Iterates over the decisions of a log that names what each was based on.
 
     `entries` are the events from the first one on, in stream order; `fold` is empty, and the posterior of `policy` has
-    no arms. Both are configured as they were when the decisions were taken.
+    no arms. Both are configured as they were when the decisions were taken. Which policy served, on which beliefs, and
+    at what costs is read from the log: modes may have changed, and the guard may have let the supervised one serve.
     """
 
     def __init__(self, entries: Sequence[Entry], contexts: ContextMap, fold: Fold, policy: Policy) -> None:
@@ -50,6 +51,7 @@ class Replay:
         self._contexts = contexts
         self._beliefs = FoldedPosterior(fold, policy.posterior)
         self._policy = policy
+        self._supervised = create("mlp", policy.posterior, policy.config)
         decisions = [(at, event) for at, event in entries if isinstance(event, Decision) and self._fits(event)]
         self._seen = {at: self._context(decision) for at, decision in decisions}
         self._arm = {at: decision.arm for at, decision in decisions}
@@ -61,7 +63,7 @@ class Replay:
         """In the order of the snapshots that the decisions were based on."""
         ordered = sorted(self._decisions, key=lambda each: (stream_order(each[2].position), stream_order(each[0])))
         for at, decision, basis in ordered:
-            self._advance(basis.position)
+            self._advance(basis)
             self._beliefs.know(decision.eligible)
             overlaid = [(self._arm[own], self._seen[own].x) for own in self._overlaid(basis)]
             with_own = self._beliefs.overlay(overlaid)
@@ -71,21 +73,27 @@ class Replay:
             self._beliefs.put(with_own)
 
     def _decide(self, at: str, decision: Decision) -> Choice:
-        return self._policy.decide(
-            self._policy.posterior.named(self._seen[at]),
+        policy = self._supervised if decision.mode in ("shadow", "fallback") else self._policy
+        return policy.decide(
+            policy.posterior.named(self._seen[at]),
             eligible=decision.eligible,
             costs=dict(zip(decision.eligible, decision.costs, strict=True)),
             seed=decision.episode or decision.id,
             course=episodes.course(self._last[decision.id], self._beliefs.current),
         )
 
-    def _advance(self, position: str) -> None:
-        while self._ahead and stream_order(self._ahead[0][0]) <= stream_order(position):
+    def _advance(self, basis: Basis) -> None:
+        while self._ahead and stream_order(self._ahead[0][0]) <= stream_order(basis.position):
             self._beliefs.fold(self._ahead.popleft()[1])
-        self._beliefs.refresh()
+        if basis.frozen:
+            self._beliefs.freeze()
+        else:
+            self._beliefs.refresh()
 
     def _overlaid(self, basis: Basis) -> list[str]:
         """Stream ids of the own decisions that counted as pending, in the order in which they became known."""
+        if basis.frozen:
+            return []
         own, latest = self._own[basis.follower], set(basis.latest)
         start = bisect_right(own, stream_order(basis.position), key=stream_order)
         older: list[str] = []

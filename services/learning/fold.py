@@ -1,6 +1,6 @@
 """The fold of the event stream: events in, statistics of the arms and ledger rows out. Pure: no clock, no I/O."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -13,10 +13,10 @@ from cluster.events import (
     Cancellation,
     Completion,
     Decision,
+    DriftFound,
     Event,
     Feedback,
     GuardReset,
-    Mode,
     ModeChanged,
     Timeout,
 )
@@ -26,19 +26,15 @@ from policies.checks import Array
 from policies.context import ContextMap
 from policies.credit import credit
 from policies.detector import Detector
-from policies.drift import Alarm
 from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig, Prior
 from services.learning import rewards
+from services.learning.population import Population
 from services.learning.rewards import FeedbackRules
+from services.learning.states import WATCH, States
 from services.learning.watch import Watch, WatchConfig
 
 Ledger = Mapping[str, tuple[Decision, LedgerRow | None]]
-WATCH = "@watch"
-"""The name under which the state of the watch is kept beside the arms; no arm's name begins with @."""
-
-FROZEN = "@frozen/"
-"""What the name of an arm begins with under which its statistics at the last freezing are kept; empty when it ended."""
 
 _WHISPER = 1e-9  # what rounding leaves of a room that is full
 
@@ -49,7 +45,7 @@ class Fold:
     A decision's row says what it teaches (`services/learning/rewards.py`); the evidence of its arm follows the row. An
     episode's feedback counts as one observation: the weights of its decisions, set by the credit scheme, sum to 1.
     Truncated means censored: the decision is no longer pending and teaches nothing. An arm that is removed keeps what
-    it learned, for its decisions under way and for its return.
+    it learned, for its decisions under way and for its return. `drifts` are the alarms that rewards raised.
     """
 
     def __init__(
@@ -66,33 +62,33 @@ class Fold:
         self._detector = Detector(Prior(contexts.statistics, config))
         self._rules = rules
         self._size = contexts.input_dimension * np.dtype(np.float16).itemsize
-        self.arms = dict(arms)
-        self.states = dict(states)
+        self.states = States(states)
         self.watch = Watch(watching, contexts, config, states.get(WATCH))
-        for statistics in self.arms.values():
-            statistics.change_discount(config.discount)
-        self._follow_names()
+        self.population = Population(arms, contexts.dimension, config, self.watch.change)
         self.clear()
+
+    @property
+    def arms(self) -> dict[str, ArmStatistics]:
+        """The statistics of every arm by its name now."""
+        return self.population.arms
 
     def clear(self) -> None:
         """Forget what was touched: it has been committed."""
-        self.touched: set[str] = set()
-        self.removed: set[str] = set()
+        self.population.clear()
+        self.states.clear()
         self.watch.touched = False
-        self._changed_states: set[str] = set()
         self.rows: dict[str, LedgerRow] = {}
-        self.alarms: list[tuple[str, Alarm]] = []
+        self.drifts: list[DriftFound] = []
         self._decisions: dict[str, Decision] = {}
 
     def changed(self) -> dict[str, bytes]:
         """What was touched, serialised: arms by name, and states, whose names no arm has."""
         if self.watch.touched:
-            self._set_state(WATCH, self.watch.to_bytes())
-        arms = {arm: self.arms[arm].to_bytes() for arm in sorted(self.touched)}
-        return arms | {name: self.states[name] for name in sorted(self._changed_states)}
+            self.states.put(WATCH, self.watch.to_bytes())
+        return {arm: self.arms[arm].to_bytes() for arm in sorted(self.population.touched)} | self.states.changed
 
     @staticmethod
-    def references(events: Iterable[Event]) -> set[str]:
+    def references(*events: Event) -> set[str]:
         """Ids of the decisions that `apply` needs the ledger of."""
         ids: set[str] = set()
         for event in events:
@@ -118,22 +114,24 @@ class Fold:
                 expire = partial(rewards.closed, status="timed_out", weight=weight)
                 self._change(event.decision_id, event.time, ledger, expire)
             case ArmRegistered():
-                self._register(event)
+                self.population.register(event)
             case ArmRenamed():
-                self._rename(event)
+                self.population.rename(event.arm, event.to)
+                self.states.rename(event.arm, event.to)
             case ModeChanged():
-                self._freeze(event.mode)
+                self.states.change_mode(event.mode, self.arms)
             case GuardReset():
                 self.watch.reset_guard()
+            case _:  # it says what others have done, and changes nothing that is known
+                pass
 
     def _decide(self, decision: Decision) -> None:
         if not self._fits(decision) or decision.arm == CUSTOM:
             return
         context = self._mapped(decision)
-        names = {arm: self.current(arm) for arm in decision.eligible}
-        known = {arm: self.arms[now] for arm, now in names.items() if now in self.arms}
+        known = {arm: found for arm in decision.eligible if (found := self.population.known(arm))}
         watched = self.watch.weigh(decision, context, known)
-        statistics = self._arm(decision.arm)
+        statistics = self.population.change(decision.arm)
         if statistics.adapter_hash is None and len(decision.adapters) == 1:
             (statistics.adapter_hash,) = decision.adapters.values()
         tick = statistics.pull(context.x, decision.time)
@@ -167,19 +165,6 @@ class Fold:
         counted = self.watch.count(unit, rows[keeper].counted, lesson.reward if lesson else None)
         self.rows[keeper] = rows[keeper].model_copy(update={"counted": counted})
 
-    def _freeze(self, mode: Mode) -> None:
-        """Keep every arm as it is now, or give up what was kept."""
-        if mode == "frozen":
-            for arm, statistics in self.arms.items():
-                self._set_state(FROZEN + arm, statistics.to_bytes())
-        else:
-            for name in [name for name in self.states if name.startswith(FROZEN)]:
-                self._set_state(name, b"")
-
-    def _set_state(self, name: str, value: bytes) -> None:
-        self.states[name] = value
-        self._changed_states.add(name)
-
     def _observe(self, feedback: Feedback, decision_id: str, share: float, ledger: Ledger) -> None:
         def follow(row: LedgerRow) -> LedgerRow:
             weight = row.weight if row.rewards else share
@@ -195,7 +180,7 @@ class Fold:
         key, cap = feedback.key, self._rules.key_cap
         if not cap or not rewards.has_word(feedback) or any(of.partition("/")[0] == key for of in row.rewards):
             return 1.0
-        statistics = self._arm(row.arm)
+        statistics = self.population.change(row.arm)
         full = statistics.strength(row.tick, weight)
         voice = min(1.0, (cap - statistics.contribution(key)) / full) if full else 1.0
         if voice < _WHISPER:
@@ -219,7 +204,7 @@ class Fold:
         released = before.status == "pending" and after.status != "pending"
         if was == now and not released:
             return
-        x, statistics, tick = self._context(decision), self._arm(after.arm), after.tick
+        x, statistics, tick = self._context(decision), self.population.change(after.arm), after.tick
         if was and now and was.weight == now.weight:
             statistics.correct(x, tick, was.reward, now.reward, now.weight, time)
             return
@@ -230,13 +215,14 @@ class Fold:
         elif now:
             taught = (x, tick, now.reward, now.weight, time, released)
             if alarm := self._detector.mature(after.arm, statistics, *taught):
-                self.alarms.append((self.current(after.arm), alarm))
+                arm = self.population.current(after.arm)
+                self.drifts.append(DriftFound(arm=arm, decision_id=decision.id, **alarm._asdict()))
         elif released:
             statistics.forget(x, time)
 
     def _count(self, decision: Decision, before: LedgerRow, after: LedgerRow, time: float) -> None:
         """Keep account of who gets an answer, and when."""
-        statistics = self._arm(after.arm)
+        statistics = self.population.change(after.arm)
         if after.rewards and not before.rewards:
             mean = sum(after.rewards.values()) / len(after.rewards)
             statistics.answered(mean, time - decision.time)
@@ -244,57 +230,18 @@ class Fold:
         elif after.status == "timed_out" != before.status:
             statistics.unanswered += 1
 
-    def current(self, name: str) -> str:
-        """What an arm that had this name is called now."""
-        return self._current.get(name, name)
-
     def _find(self, decision_id: str, ledger: Ledger) -> tuple[Decision, LedgerRow] | None:
         """The decision and its row, unless it is unknown or was not folded."""
         decision, row = ledger.get(decision_id, (None, None))
         decision = self._decisions.get(decision_id, decision)
         row = self.rows.get(decision_id, row)
-        if decision and row and self.current(row.arm) in self.arms and self._fits(decision):
+        if decision and row and self.population.known(row.arm) and self._fits(decision):
             return decision, row
         return None
 
     def _fits(self, decision: Decision) -> bool:
         """Whether the features are of the model that the context map was made for."""
         return len(decision.features) == self._size
-
-    def _register(self, event: ArmRegistered) -> None:
-        known = self._arm(event.arm)
-        known.like = list(event.like) or known.like
-        if known.adapter_hash is None:
-            known.adapter_hash = event.adapter_hash
-        elif event.adapter_hash is not None and known.adapter_hash != event.adapter_hash:
-            known.new_version(event.adapter_hash, self._config.version_carry)
-
-    def _rename(self, event: ArmRenamed) -> None:
-        """What is known of the arm goes by another name; so do its decisions under the old one, whenever they end."""
-        self.arms[event.to] = self._arm(event.arm)
-        self.arms[event.to].former.append(event.arm)
-        del self.arms[event.arm]
-        self.touched = self.touched - {event.arm} | {event.to}
-        self.removed = self.removed - {event.to} | {event.arm}
-        if kept := self.states.get(FROZEN + event.arm):
-            frozen = ArmStatistics.from_bytes(kept)
-            frozen.former.append(event.arm)
-            self._set_state(FROZEN + event.to, frozen.to_bytes())
-            self._set_state(FROZEN + event.arm, b"")
-        self._follow_names()
-
-    def _follow_names(self) -> None:
-        """What the arms of earlier names are called now."""
-        self._current = {old: arm for arm, known in self.arms.items() for old in known.former if old != arm}
-
-    def _arm(self, arm: str) -> ArmStatistics:
-        """The arm's statistics, by a name of now or before, to be changed; an unknown arm starts empty."""
-        arm = self.current(arm)
-        self.touched.add(arm)
-        self.watch.change(arm)
-        if arm not in self.arms:
-            self.arms[arm] = ArmStatistics.empty(self._contexts.dimension, self._config.discount)
-        return self.arms[arm]
 
     def _context(self, decision: Decision) -> Array:
         return self._mapped(decision).x

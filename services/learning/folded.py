@@ -7,6 +7,7 @@ from policies.checks import Array
 from policies.evidence import ArmStatistics
 from policies.posterior import Posterior
 from services.learning.fold import Fold
+from services.learning.states import frozen
 
 
 class FoldedPosterior:
@@ -15,6 +16,7 @@ class FoldedPosterior:
     def __init__(self, fold: Fold, posterior: Posterior) -> None:
         self._fold = fold
         self._posterior = posterior
+        self._standing: dict[str, bytes] | None = None  # what is shown while the beliefs are frozen
 
     def fold(self, event: Event) -> None:
         """Take in the next event; the posterior stays as it is."""
@@ -22,14 +24,22 @@ class FoldedPosterior:
 
     def refresh(self) -> None:
         """Take over the arms that the fold has touched, and drop the names that it has left."""
-        for arm in self._fold.removed & set(self._posterior.arms):
+        population = self._fold.population
+        for arm in population.removed & set(self._posterior.arms):
             self._posterior.remove(arm)
-        self.put(self._fold.touched)
-        self._fold.touched, self._fold.removed = set(), set()
+        thawed, self._standing = self._standing is not None, None
+        self.put(population.touched | set(self._posterior.arms if thawed else ()))
+        population.clear()
+
+    def freeze(self) -> None:
+        """Show every arm as it was at the last freezing."""
+        before, self._standing = self._standing, frozen(self._fold.states.all)
+        arms = self._standing.keys() | set(self._posterior.arms)
+        self.put(arm for arm in arms if before is None or before.get(arm) != self._standing.get(arm))
 
     def current(self, name: str) -> str:
         """What an arm that had this name is called now."""
-        return self._fold.current(name)
+        return self._fold.population.current(name)
 
     def know(self, arms: Iterable[str]) -> None:
         """Begin with nothing for arms that no event has touched."""
@@ -46,7 +56,12 @@ class FoldedPosterior:
         return arms
 
     def put(self, arms: Iterable[str]) -> None:
-        """Recompute arms from the statistics of the fold."""
+        """Recompute arms from what is to be shown of them."""
         for arm in sorted(arms):
-            empty = ArmStatistics.empty(self._posterior.dimension, self._posterior.prior.config.discount)
-            self._posterior.put(arm, self._fold.arms.get(arm, empty))
+            self._posterior.put(arm, self._shown(arm))
+
+    def _shown(self, arm: str) -> ArmStatistics:
+        empty = ArmStatistics.empty(self._posterior.dimension, self._posterior.prior.config.discount)
+        if self._standing is None:
+            return self._fold.arms.get(arm, empty)
+        return ArmStatistics.from_bytes(self._standing[arm]) if arm in self._standing else empty

@@ -19,9 +19,10 @@ from policies.evidence import ArmStatistics
 from policies.prior import LearningConfig
 from services.learning.fold import Fold
 from services.learning.rewards import FeedbackRules
+from services.learning.states import is_state
 from services.learning.watch import WatchConfig
 
-_FORMAT = 2  # of what is folded; another one folds everything again
+_FORMAT = 3  # of what is folded; another one folds everything again
 _RECENT = 10_000  # decisions that are kept at hand
 
 Beat = Callable[[str], Awaitable[None]]
@@ -38,7 +39,7 @@ class Folding:
 
     def start(self, arms: Mapping[str, bytes]) -> Fold:
         """A fold that goes on from serialised statistics of the arms, and states."""
-        states = {name: blob for name, blob in arms.items() if name.startswith("@")}
+        states = {name: blob for name, blob in arms.items() if is_state(name)}
         statistics = {arm: ArmStatistics.from_bytes(blob) for arm, blob in arms.items() if arm not in states}
         return Fold(self.contexts, self.config, statistics, self.rules, self.watching, states)
 
@@ -81,7 +82,7 @@ class Refold:
             fold.apply(event, ledger)
         arms = fold.changed()
         rows = {id_: Placed(self._recent[id_][0], row) for id_, row in fold.rows.items()}
-        self._checkpoint.advance(batch[-1][0], arms, rows, fold.removed)
+        self._checkpoint.advance(batch[-1][0], arms, rows, fold.population.removed)
         fold.clear()
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
@@ -89,7 +90,7 @@ class Refold:
     async def _ledger(self, batch: Sequence[Entry]) -> dict[str, tuple[Decision, LedgerRow | None]]:
         """The decisions that the batch refers to, with their rows as of the checkpoint."""
         self._recent.update((event.id, (at, event)) for at, event in batch if isinstance(event, Decision))
-        wanted = sorted(Fold.references(event for _, event in batch))
+        wanted = sorted(Fold.references(*(event for _, event in batch)))
         rows = await asyncio.to_thread(self._checkpoint.rows, wanted)
         await self._recall({id_: placed.stream_id for id_, placed in rows.items() if id_ not in self._recent})
         return {id_: (self._recent[id_][1], placed.row) for id_, placed in rows.items() if id_ in self._recent}

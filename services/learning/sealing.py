@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +30,30 @@ class SealingConfig:
     every_s: float = 5.0
 
 
-class Sealer:
-    """Runs beside the Learner and never stops it: what fails raises an alarm and is tried again."""
+async def _always() -> bool:
+    return True
 
-    def __init__(self, store: Store, archive: Archive, folding: Folding, config: SealingConfig) -> None:
+
+class Sealer:
+    """Runs beside the Learner and never stops it: what fails raises an alarm and is tried again.
+
+    There may be several for a while, as an earlier Learner may not know yet that it is one: only that of the Learner
+    which `leads` does anything, and one at a time, under the archive's lock.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        archive: Archive,
+        folding: Folding,
+        config: SealingConfig,
+        leads: Callable[[], Awaitable[bool]] = _always,
+    ) -> None:
         self._store = store
         self._archive = archive
         self._folding = folding
         self._config = config
+        self._leads = leads
         self._alarmed = True  # an alarm may stand from before
 
     async def run(self) -> None:
@@ -56,12 +73,10 @@ class Sealer:
         The number of segments sealed. Whatever fails becomes an alarm; only a store that is away raises.
         """
         try:
-            await asyncio.to_thread(self._sweep)
-            sealed = 0
-            while await self._seal(now):
-                sealed += 1
-            await self._follow()
-            await self._drop(now)
+            with self._archive.lock() as alone:
+                if not alone or not await self._leads():
+                    return 0
+                sealed = await self._work(now)
         except LOST:
             raise
         except Exception as error:
@@ -72,6 +87,15 @@ class Sealer:
         if self._alarmed:
             await self._store.clear_alarm(ALARM)
             self._alarmed = False
+        return sealed
+
+    async def _work(self, now: float) -> int:
+        await asyncio.to_thread(self._sweep)
+        sealed = 0
+        while await self._seal(now):
+            sealed += 1
+        await self._follow()
+        await self._drop(now)
         return sealed
 
     async def _seal(self, now: float) -> bool:
@@ -125,12 +149,16 @@ class Sealer:
     def _sweep(self) -> None:
         """Delete parts of segments, and checkpoints of other folds."""
         self._archive.sweep()
-        own = checkpoint_path(self._archive, self._folding)
-        for other in self._archive.directory.glob("checkpoint-*.sqlite"):
-            if other != own:
-                other.unlink(missing_ok=True)
+        drop_checkpoints(self._archive, keep=checkpoint_path(self._archive, self._folding))
 
 
 def checkpoint_path(archive: Archive, folding: Folding) -> Path:
     """Where the checkpoint of a fold lies."""
     return archive.directory / f"checkpoint-{folding.signature}.sqlite"
+
+
+def drop_checkpoints(archive: Archive, keep: Path | None = None) -> None:
+    """Delete every checkpoint but one, with what SQLite keeps beside it. For the one process that writes."""
+    for path in archive.directory.glob("checkpoint-*.sqlite*"):
+        if keep is None or not path.name.startswith(keep.name):
+            path.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from policies.evidence import ArmStatistics
 from services.configuration import feedback_rules, learning_config, make_store
 from services.learning.folding import Folding, Refold
 from services.learning.sealing import checkpoint_path
+from services.learning.states import is_state
 
 TOLERANCE = 1e-9
 _SUMS = ("S", "e", "P")
@@ -81,7 +82,7 @@ def _begin(store: Store, folding: Folding, until: str, scratch: Path, whole: boo
 
 
 def _compare(used: Changes, start: str, folded: Mapping[str, ArmStatistics]) -> Verification:
-    names = {name for name in used.blobs if not name.startswith("@")} | folded.keys()
+    names = {name for name in used.blobs if not is_state(name)} | folded.keys()
     arms = [_difference(arm, used.blobs.get(arm), folded.get(arm)) for arm in sorted(names)]
     ok = all(arm.counts_equal and arm.largest <= TOLERANCE for arm in arms)
     return Verification(

@@ -8,7 +8,6 @@ from fastapi.responses import RedirectResponse, Response
 
 from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
-from services.insight.answers import answers
 from services.learning.sealing import ALARM
 from services.router import Router
 
@@ -55,7 +54,8 @@ def add(app: FastAPI, router: Router, metrics: Metrics) -> None:
         metrics.behind_seconds.set(behind.age_s)
         metrics.sealing_failed.set(ALARM in alarms)
         posterior = router.snapshots.posterior
-        metrics.answers({arm: answers(posterior.statistics(arm)) for arm in posterior.arms})
+        metrics.arms({arm: posterior.statistics(arm) for arm in posterior.arms})
+        metrics.deferred.set(await router.store.deferred_count())
         metrics.guard(router.snapshots.guard)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 

@@ -91,3 +91,41 @@ def test_old_segments_are_dropped_whole(archive: Archive) -> None:
     assert archive.drop("9-10") == 1
     assert [segment.after for segment in archive.segments()] == ["9-5", "9-10"]
     assert archive.drop("10-0") == 2
+
+
+def test_what_is_erased_leaves_its_place(archive: Archive) -> None:
+    first, second = entries(1, 700), entries(701, 20)
+    archive.seal(START, first)
+    archive.seal("9-700", second)
+    archive.erase(archive.segments()[0], {"9-1", "9-700"})
+    again = Archive(archive.directory)
+    left = again.read(again.segments()[0])
+    assert [segment[1:] for segment in again.segments()] == [(START, "9-700", 700), ("9-700", "9-720", 20)]
+    assert [at for at, _ in left] == [at for at, _ in first]
+    assert left[1:-1] == first[1:-1]
+    assert left[0][1] == left[-1][1] == {b"type": b"erased", b"data": b'{"type":"erased"}'}
+    assert again.find(["9-1", "9-2", "9-700"]) == {"9-2": first[1]}
+    assert b'{"n": 700}' not in b"".join(path.read_bytes() for path in archive.directory.iterdir())
+    assert list(archive.directory.glob("*.part")) == []
+
+
+def test_damage_elsewhere_does_not_matter_for_what_is_looked_up(archive: Archive) -> None:
+    archive.seal(START, entries(1, 5))
+    archive.seal("9-5", entries(6, 5))
+    archive.seal("9-10", entries(11, 5))
+    first, middle, _ = (segment.path for segment in archive.segments())
+    middle.write_bytes(b"no segment")
+    again = Archive(archive.directory)
+    assert list(again.find(["9-1", "9-15", "8-0"])) == ["9-1", "9-15"]
+    with pytest.raises(Damaged, match=middle.name):
+        again.find(["9-1", "9-7"])
+    middle.unlink()
+    with pytest.raises(Damaged, match=f"{first.name} ends at 9-5.*a segment is missing"):
+        again.find(["9-7"])
+
+
+def test_one_process_writes_at_a_time(archive: Archive) -> None:
+    with archive.lock() as alone, Archive(archive.directory).lock() as other:
+        assert (alone, other) == (True, False)
+    with archive.lock() as alone:
+        assert alone

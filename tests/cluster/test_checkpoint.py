@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.archive import Damaged
-from cluster.checkpoint import Checkpoint, Placed
+from cluster.checkpoint import Checkpoint, Overtaken, Placed
 from cluster.learner_store import LedgerRow
 from cluster.stream import START
 
@@ -85,3 +85,12 @@ def test_what_is_no_checkpoint_is_refused(path: Path) -> None:
     path.write_bytes(b"something else" * 100)
     with pytest.raises(Damaged, match="is not readable"):
         Checkpoint(path, "fold")
+
+
+def test_of_two_that_move_it_from_the_same_place_one_is_refused(path: Path) -> None:
+    with Checkpoint(path, "fold") as one, Checkpoint(path, "fold") as other:
+        one.advance("5-0", {"inbox": b"one"}, {"d1": placed(1)})
+        one.advance("9-0", {"inbox": b"two"}, {"d1": placed(2)})
+        with pytest.raises(Overtaken, match="is at 9-0, expected 0-0"):
+            other.advance("5-0", {"inbox": b"one"}, {"d1": placed(1)})
+        assert (other.position, other.arms(), other.rows(["d1"])) == ("9-0", {"inbox": b"two"}, {"d1": placed(2)})

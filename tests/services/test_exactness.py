@@ -24,9 +24,9 @@ from cluster.roster import UnknownArm
 from policies.evidence import ArmStatistics
 from services.configuration import feedback_rules, learning_config, watch_config
 from services.learner import Learner
-from services.learning.fold import WATCH
 from services.learning.folding import Folding, Refold
 from services.learning.sealing import Sealer, SealingConfig
+from services.learning.states import WATCH
 from services.learning.verification import verify
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES, features

@@ -65,7 +65,7 @@ class Ledger:
     def take(self, *events: Event) -> "Ledger":
         """One batch: what it needs of the ledger is read before, what it touched is committed after."""
         self.decisions |= {event.id: event for event in events if isinstance(event, Decision)}
-        wanted = Fold.references(events)
+        wanted = Fold.references(*events)
         known = {i: (one, self.rows.get(i)) for i, one in self.decisions.items() if i in wanted}
         for event in events:
             self.fold.apply(event, known)
@@ -154,9 +154,9 @@ def test_what_is_touched_is_what_is_committed(contexts: ContextMap) -> None:
     fold = Fold(contexts, CONFIG, {})
     fold.apply(decision("d1"), {})
     fold.apply(decision("d2", "claims"), {})
-    assert (fold.touched, set(fold.rows)) == ({"inbox", "claims"}, {"d1", "d2"})
+    assert (fold.population.touched, set(fold.rows)) == ({"inbox", "claims"}, {"d1", "d2"})
     fold.clear()
-    assert (fold.touched, fold.rows) == (set(), {})
+    assert (fold.population.touched, fold.rows) == (set(), {})
 
 
 class TestCorrections:
@@ -431,6 +431,8 @@ def test_what_the_fold_raised_is_told_until_it_is_committed(contexts: ContextMap
     for i, one in enumerate(decided.values()):
         fold.apply(one, {})
         fold.apply(reward(one.id, float(i < 40)), {})
-    assert fold.alarms == [("inbox", alarm) for alarm in fold.arms["inbox"].alarms] != []
+    found = [Alarm(one.tick, one.time, one.worse, one.restored, one.kappa) for one in fold.drifts]
+    assert found == fold.arms["inbox"].alarms != []
+    assert {(one.arm, one.decision_id) for one in fold.drifts} == {("inbox", f"d{one.tick - 1}") for one in found}
     fold.clear()
-    assert fold.alarms == []
+    assert fold.drifts == []

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from cluster.events import ArmRegistered, ArmRemoved
+from cluster.events import ArmRegistered, ArmRemoved, DriftFound
 from cluster.learner_store import Fenced
 from cluster.store import Store
 from policies.context import ContextMap
@@ -22,8 +22,11 @@ from policies.evidence import ArmStatistics
 from services.adapters.registry import Registry
 from services.configuration import learning_config, make_store
 from services.learner import Learner
+from services.learning.folding import Folding
+from services.learning.verification import verify
+from tests.services.test_cli import Terminal, plain
 from tests.services.test_fold import decision, reward
-from tests.services.world import World, end, eventually, write_adapters
+from tests.services.world import World, end, eventually, listening, write_adapters
 
 
 def learner(
@@ -244,6 +247,66 @@ async def test_folding_again_may_be_interrupted(
             await interrupted.start(world.registry)
             await interrupted.step()
     check((await committed(world))["inbox"])
+
+
+async def breaking(world: World, first: int, n: int = 60) -> None:
+    """Decisions for one arm: two thirds of them succeed, then it fails."""
+    now = time.time()
+    for i in range(first, first + n):
+        await world.store.decide(decision(f"d{i}", time=now, adapters={"inbox": "v1"}))
+        await world.store.feedback([reward(f"d{i}", float(i < first + 2 * n // 3), time=now)])
+
+
+async def drifts(world: World) -> list[DriftFound]:
+    return [event for event in await world.events() if isinstance(event, DriftFound)]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+async def test_a_drift_is_one_event_after_the_reward_that_showed_it(
+    world: World, other_contexts: ContextMap, batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often a Learner begins again in between, and though the log is folded again later."""
+    caplog.set_level(logging.CRITICAL)
+    await breaking(world, 0)
+    for _ in range(20):
+        again = learner(world, batch=batch)
+        await again.start(world.registry)
+        for _ in range(9 if batch == 1 else 1):
+            await again.step()
+    found, alarms = await drifts(world), (await committed(world))["inbox"].alarms
+    assert [(one.arm, one.tick, one.worse, one.kappa) for one in found] == [
+        ("inbox", alarm.tick, alarm.worse, alarm.kappa) for alarm in alarms
+    ]
+    assert len(found) == 1
+    events = await world.events()
+    said = next(i for i, event in enumerate(events) if event.type == "feedback" and event.time == found[0].time)
+    assert events.index(found[0]) > said
+    assert found[0].decision_id == f"d{found[0].tick - 1}"
+    other = learner(world, other_contexts, batch=5)
+    await other.start(world.registry)
+    while await other.step():
+        pass
+    assert await drifts(world) == found  # another fold may see it elsewhere: the log tells what was found at the time
+    await breaking(world, 100)
+    while await other.step():
+        pass
+    assert len(await drifts(world)) > len(found)
+    assert (await verify(world.store, Folding(other_contexts, learning_config(world.settings)), whole=True)).ok
+
+
+async def test_a_drift_is_shown_and_counted(world: World) -> None:
+    await breaking(world, 0)
+    await world.fold()
+    (shown,) = (await world.get("/v1/bandit/arms/inbox"))["drifts"]
+    assert (shown["worse"], shown["kappa"]) == (True, 0.25)
+    metrics = (await world.http.get("/metrics")).text
+    assert 'pointsman_drifts{arm="inbox",direction="worse"} 1.0' in metrics
+    assert 'pointsman_drifts{arm="inbox",direction="better"} 0.0' in metrics
+    async with listening(world.app) as url:
+        said = plain(await Terminal(url)("bandit"))
+    assert f"inbox: since decision {shown['tick']}" in said
+    assert "it earns less than was believed" in said
+    assert "trust 0.25" in said
 
 
 class Outage:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.events import GuardReset, ModeChanged
-from services.learning.fold import WATCH
+from services.learning.states import WATCH
 from services.learning.watch import guard_view
 from tests.services.conftest import MakeWorld
 from tests.services.test_watch import bad_policy

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.connection import Entry
-from cluster.events import Decision
+from cluster.events import Decision, Event
 from policies import Policy, create
 from policies.context import ContextMap
 from policies.posterior import Posterior
@@ -18,6 +18,7 @@ from services.insight.replay import Replay, Replayed
 from services.learning.fold import Fold
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES
+from tests.services.test_modes import alarm
 from tests.services.world import World
 
 ROUNDS, AT_ONCE = 12, 8
@@ -104,3 +105,53 @@ async def test_many_own_decisions_are_counted_and_only_the_latest_named(world: W
     again = replayed(entries, world, contexts)
     assert len(again) == 70
     assert all(one.same for one in again)
+
+
+@pytest.fixture
+async def switched(make_world: MakeWorld) -> World:
+    """A world in which operators change modes, the guard raises its alarm, and of each decision one arm is logged."""
+    exploring = {**EXPLORING, "epsilon_supervised": 0.05, "top_arms": 1, "page_in_ms": 2000}
+    world: World = await make_world(router=exploring, learner={"discount": 0.9}, guard={"delta": 0.05})
+    world.engine.adapters = ["claims"]
+    chance = random.Random(5)
+    for number, mode in enumerate(("online", "frozen", "online", "frozen", "shadow", "frozen", "online", "online")):
+        await world.post("/v1/mode", {"mode": mode})
+        if number == 1:
+            await alarm(world)
+        for burst in range(3):
+            asked = [world.ask(f"open the {chance.choice(FAMILIES)} {number}.{burst}.{i}") for i in range(4)]
+            answers = await asyncio.gather(*asked)
+            await world.say(*[{"decision_id": answer["id"], "reward": chance.random() / 2} for answer in answers])
+            if burst:  # the first burst comes before the change is folded
+                await world.fold()
+        if number == 2:
+            await world.post("/v1/guard/reset", {})
+        if number == 3:
+            await world.post("/v1/bandit/arms/claims/rename", {"to": "insurance"})
+    await world.settle()
+    return world
+
+
+async def test_changes_of_mode_and_the_guards_fallback_are_replayed_from_the_log(
+    switched: World, contexts: ContextMap
+) -> None:
+    entries = await switched.store.event_range()
+    again = replayed(entries, switched, contexts)
+    modes = {(one.decision.mode, one.decision.basis and one.decision.basis.frozen) for one in again}
+    assert modes >= {("online", False), ("frozen", True), ("shadow", False), ("fallback", False), ("fallback", True)}
+    assert [one.decision.id for one in again if not one.same] == []
+    assert len(again) == 8 * 3 * 4
+    for one in again:
+        (logged,) = one.decision.scored
+        at = one.choice.arms.index(logged.arm)
+        assert (logged.mean, logged.width, logged.cost_ms) == pytest.approx(
+            (one.choice.means[at], one.choice.widths[at], one.choice.costs[at]), rel=1e-9
+        )
+    silent = [(at, event) for at, event in entries if event.type != "mode_changed"]
+    assert not all(one.same for one in replayed(silent, switched, contexts))
+    free = [(at, costless(event)) for at, event in entries]
+    assert not all(one.same for one in replayed(free, switched, contexts))
+
+
+def costless(event: Event) -> Event:
+    return event.model_copy(update={"costs": [0.0] * len(event.costs)}) if isinstance(event, Decision) else event

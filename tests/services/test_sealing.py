@@ -21,7 +21,7 @@ from services.learning.verification import verify
 from tests.services.conftest import MakeWorld
 from tests.services.test_fold import decision, reward
 from tests.services.test_learner import committed
-from tests.services.world import World, end, eventually
+from tests.services.world import World, chat, end, eventually
 
 HOT_S = 86_400.0
 COLD = time.time() + 1.5 * HOT_S  # all that happens in a test is cold then, and not overdue
@@ -255,9 +255,69 @@ async def test_another_directory_is_not_taken_for_the_archive(world: World, tmp_
 
 async def test_sealed_events_are_kept_as_long_as_the_setting_says(world: World) -> None:
     await traffic(world, 0, 8)
-    await sealer(world, segment=1, keep_s=HOT_S).step(COLD)
-    assert archive(world).segments() == []
+    assert await sealer(world, segment=1, keep_s=HOT_S).step(COLD) > 0
     assert await hot(world) == 0
+    assert [event.type for event in await log(world)] == ["erased"]  # what is left of the last one
+    assert (await world.store.ledger(["d1"]), await world.store.decision("d1")) == ({}, None)
+
+
+async def test_after_a_silence_longer_than_events_are_kept_sealing_goes_on(world: World) -> None:
+    await traffic(world, 0, 8)
+    await sealer(world, segment=1, keep_s=HOT_S).step(COLD)
+    await traffic(world, 10, 4)
+    assert await sealer(world, segment=1, keep_s=2 * HOT_S).step(COLD) > 0
+    assert await world.store.alarms() == {}
+    assert [event.id for event in await log(world) if event.type == "decision"] == ["d10", "d11", "d12", "d13"]
+
+
+async def test_of_many_sealers_at_once_each_leaves_the_others_alone(world: World) -> None:
+    """Whatever their settings, every event is sealed once, and the checkpoint is what the segments come to."""
+    made = []
+    for segment in (1, 2, 3, 5):
+        other = Sealer(world.store, Archive(archive(world).directory), folding(world), SealingConfig(HOT_S, segment))
+        made.append(other)
+    for round_ in range(4):
+        await traffic(world, 10 * round_, 6)
+        events = await log(world)
+        await asyncio.gather(*(one.step(COLD) for one in made * 3))
+        assert await world.store.alarms() == {}
+        assert await log(world) == events
+        assert (await verify(world.store, folding(world))).ok
+    assert len(archive(world).segments()) > 4
+    assert (await verify(world.store, folding(world), whole=True)).ok
+
+
+async def test_the_sealer_of_a_learner_that_was_replaced_does_nothing(world: World) -> None:
+    await traffic(world, 0, 8)
+    older = Learner(world.store, world.contexts, learning_config(world.settings))
+    await older.start(world.registry)
+    left = Sealer(world.store, archive(world), folding(world), SealingConfig(HOT_S, 1), older._leads)
+    await Learner(world.store, world.contexts, learning_config(world.settings)).start(world.registry)
+    before = await hot(world)
+    assert (await left.step(COLD), await hot(world)) == (0, before)
+    with archive(world).lock() as alone:
+        assert alone
+        assert await sealer(world).step(COLD) == 0
+    assert await sealer(world).step(COLD) > 0
+
+
+async def test_a_learner_that_folds_again_waits_for_the_sealer(
+    world: World, other_contexts: ContextMap, caplog: pytest.LogCaptureFixture
+) -> None:
+    await traffic(world, 0, 8)
+    await sealer(world).step(COLD)
+    again = Learner(world.store, other_contexts, learning_config(world.settings))
+    with caplog.at_level(logging.CRITICAL), archive(world).lock():
+        starting = asyncio.create_task(again.start(world.registry))
+
+        async def begun() -> bool:
+            return (await world.store.learner_state()).epoch == 2
+
+        await eventually(begun)
+        await asyncio.wait([starting], timeout=0.5)
+        assert not starting.done()
+    await starting
+    assert (await world.store.learner_state()).router == other_contexts.fingerprint
 
 
 @pytest.mark.parametrize("change", ["router", "discount", "nothing committed"])
@@ -320,3 +380,18 @@ async def test_a_store_of_its_own_reads_the_same_log(world: World) -> None:
     await sealer(world).step(COLD)
     async with make_store(world.settings) as other:
         assert [event async for batch in other.history() for _, event in batch] == events
+
+
+async def test_a_retry_finds_the_decision_that_was_sealed_meanwhile(world: World) -> None:
+    headers = {"x_client_request_id": "r1"}
+    first = (await world.post("/v1/chat/completions", chat(), **headers)).json()["id"]
+    await world.fold()
+    await sealer(world, segment=1).step(COLD)
+    assert await hot(world) == 0
+    assert (await world.post("/v1/chat/completions", chat(), **headers)).json()["id"] == first
+    kept = await world.store.decide(decision("d2"), "anonymous:id:r1")
+    assert (kept.fresh, kept.decision.id) == (False, first)
+    await sealer(world, segment=1, keep_s=HOT_S).step(COLD)  # now it is gone for good
+    assert (await world.store.decide(decision("d3"), "anonymous:id:r1")).fresh
+    again = await world.store.decide(decision("d4"), "anonymous:id:r1")
+    assert (again.fresh, again.decision.id) == (False, "d3")

@@ -11,8 +11,9 @@ from policies.config import PolicyConfig
 from policies.context import ContextMap
 from policies.guard import GuardConfig
 from policies.prior import LearningConfig
-from services.learning.fold import FROZEN, WATCH, Fold
+from services.learning.fold import Fold
 from services.learning.folding import Folding
+from services.learning.states import FROZEN, MODE, WATCH
 from services.learning.watch import SUPERVISED, Watch, WatchConfig, guard_view, scores
 from tests.services.fakes import features
 from tests.services.test_fold import CONFIG, decision, reward
@@ -176,7 +177,7 @@ def test_freezing_keeps_every_arm_as_it_was_at_that_event(contexts: ContextMap) 
     assert changed[FROZEN + "inbox"] == kept != changed["inbox"]
     before.clear()
     before.apply(ModeChanged(time=4.0, mode="online", by="operator"), {})
-    assert before.changed() == {FROZEN + "inbox": b""}
+    assert before.changed() == {FROZEN + "inbox": b"", MODE: b"online"}
 
 
 def test_another_promise_of_the_guard_does_not_forget_the_scores(contexts: ContextMap) -> None:
