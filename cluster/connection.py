@@ -102,6 +102,11 @@ class Connection:
         except (ResponseError, KeyError):  # managed servers forbid CONFIG
             return "unknown"
 
+    @property
+    def prefix(self) -> str:
+        """What every key begins with."""
+        return self._prefix
+
     def _key(self, *parts: str) -> str:
         return self._prefix + ":".join(parts)
 

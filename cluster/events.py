@@ -231,6 +231,15 @@ class DriftFound(Record):
     kappa: float
 
 
+class RouterActivated(Record):
+    """From now on the trained router with this fingerprint serves, once all evidence is in its contexts."""
+
+    type: Literal["router_activated"] = "router_activated"
+    time: float
+    router: Id
+    by: str
+
+
 class ArmRemoved(Record):
     """An arm serves no more: an operator took it out, or what it serves is absent."""
 
@@ -295,7 +304,8 @@ Event = Annotated[
     | GuardReset
     | DriftFound
     | Forgotten
-    | Erased,
+    | Erased
+    | RouterActivated,
     Field(discriminator="type"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -14,6 +14,7 @@ from cluster.learner_store import LearnerStore, LedgerRow
 from cluster.log_store import LogStore
 from cluster.mode_store import ModeStore
 from cluster.request_store import RequestStore
+from cluster.router_store import RouterStore
 
 R = TypeVar("R", bound=Record)
 _PAGE = 256
@@ -38,7 +39,7 @@ class StoredDecision:
     ledger: LedgerRow | None
 
 
-class Store(RequestStore, LearnerStore, ArmStore, LogStore, ModeStore, DeferredStore, ForgetStore):
+class Store(RequestStore, LearnerStore, ArmStore, LogStore, ModeStore, DeferredStore, ForgetStore, RouterStore):
     """The whole store. See `Connection` for its arguments."""
 
     async def decision(self, decision_id: str) -> StoredDecision | None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from policies import checks
 from policies.base import Context
@@ -77,21 +77,31 @@ class ContextMap:
         """Write router.safetensors and router.json into the directory `path`, which is made if missing."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._arrays(), folder / _TENSORS)
+        document, tensors = self.files()
+        (folder / _TENSORS).write_bytes(tensors)
+        (folder / _DOCUMENT).write_bytes(document)
+
+    def files(self) -> tuple[bytes, bytes]:
+        """The contents of router.json and router.safetensors."""
         document = self._document() | {"fingerprint": self.fingerprint}
-        (folder / _DOCUMENT).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+        return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode(), save(self._arrays())
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Read what `save` wrote. ValueError: a file is corrupt, was changed, or belongs to another router."""
         folder = Path(path)
+        return cls.parse((folder / _DOCUMENT).read_bytes(), (folder / _TENSORS).read_bytes(), str(folder))
+
+    @classmethod
+    def parse(cls, document_json: bytes, tensors: bytes, source: str) -> Self:
+        """A router of the contents of its files. ValueError, which names the source: as in `load`."""
         try:
-            document = json.loads((folder / _DOCUMENT).read_text())
-            context_map = cls._parse(document, load_file(folder / _TENSORS))
+            document = json.loads(document_json)
+            context_map = cls._parse(document, load(tensors))
             if context_map.fingerprint != document["fingerprint"]:
                 raise ValueError(f"fingerprint is {context_map.fingerprint}, expected {document['fingerprint']}")
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"router in {folder} is not readable: {error!r}") from error
+            raise ValueError(f"router in {source} is not readable: {error!r}") from error
         return context_map
 
     def _document(self) -> dict[str, Any]:

@@ -9,18 +9,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.settings import Settings
-from policies import Policy, create
 from policies.context import ContextMap
-from policies.posterior import Posterior
-from policies.prior import Prior
 from services.arms import Arms
 from services.configuration import (
     feedback_rules,
     learning_config,
-    make_modes,
+    make_policy,
     make_registry,
     make_store,
-    policy_config,
     sealing_config,
     watch_config,
 )
@@ -30,7 +26,7 @@ from services.gateway import build_gateway
 from services.learner import Learner
 from services.model import Model, ModelReplica, RemoteModel
 from services.router import Router
-from services.snapshots import SnapshotFollower
+from services.switching import Routers
 
 
 def build(settings: Settings) -> serve.Application:
@@ -152,33 +148,8 @@ class RouterDeployment:
 
 def build_router(settings: Settings, model: Model) -> Router:
     """A Router, not yet connected."""
-    arms, contexts, store = (
-        Arms(make_registry(settings)),
-        ContextMap.load(settings.router.path),
-        make_store(settings),
-    )
-    policy = make_policy(settings, contexts)
-    snapshots = SnapshotFollower(
-        store,
-        policy.posterior,
-        arms,
-        discount=settings.learner.discount,
-        refresh_s=settings.router.refresh_s,
-        mode=settings.router.mode,
-    )
+    arms, store = Arms(make_registry(settings)), make_store(settings)
+    routers = Routers(settings, store, arms, ContextMap.load(settings.router.path))
     return Router(
-        settings.router,
-        base=settings.model.public_name,
-        model=model,
-        store=store,
-        arms=arms,
-        contexts=contexts,
-        modes=make_modes(settings, policy, snapshots),
-        snapshots=snapshots,
+        settings.router, base=settings.model.public_name, model=model, store=store, arms=arms, routers=routers
     )
-
-
-def make_policy(settings: Settings, contexts: ContextMap) -> Policy:
-    """The policy that serves, over a posterior without arms. ValueError: the router lacks what the policy needs."""
-    posterior = Posterior(Prior(contexts.statistics, learning_config(settings)))
-    return create(settings.router.policy, posterior, policy_config(settings), contexts.supervision)

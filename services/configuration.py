@@ -4,8 +4,10 @@ from cluster.archive import Archive
 from cluster.settings import Settings
 from cluster.store import Store
 from policies import Policy, PolicyConfig, create
+from policies.context import ContextMap
 from policies.guard import GuardConfig
-from policies.prior import LearningConfig
+from policies.posterior import Posterior
+from policies.prior import LearningConfig, Prior
 from services.adapters.registry import Registry
 from services.learning.rewards import FeedbackRules
 from services.learning.sealing import SealingConfig
@@ -46,6 +48,12 @@ def watch_config(settings: Settings) -> WatchConfig:
     return WatchConfig(
         router.policy, router.shadow_policies, policy_config(settings), GuardConfig(guard.delta, guard.margin, *bounds)
     )
+
+
+def make_policy(settings: Settings, contexts: ContextMap) -> Policy:
+    """The policy that serves, over a posterior without arms. ValueError: the router lacks what the policy needs."""
+    posterior = Posterior(Prior(contexts.statistics, learning_config(settings)))
+    return create(settings.router.policy, posterior, policy_config(settings), contexts.supervision)
 
 
 def make_modes(settings: Settings, policy: Policy, snapshots: SnapshotFollower) -> Modes:

@@ -12,7 +12,7 @@ from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
 from services.edge.rates import Rates
 from services.router import Router
-from services.routes import adapters, arms, evaluation, feedback, inference, inspection, modes, operations
+from services.routes import adapters, arms, evaluation, feedback, inference, inspection, modes, operations, routers
 
 
 def build_gateway(router: Router, settings: Settings) -> FastAPI:
@@ -36,6 +36,7 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     inspection.add(app, router, settings)
     adapters.add(app, router, settings)
     modes.add(app, router, settings)
+    routers.add(app, router, settings)
     evaluation.add(app, router, settings)
     operations.add(app, router, metrics)
     return app

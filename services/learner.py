@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 
 from cluster.archive import Archive, Damaged
 from cluster.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ from services.learning.forgetting import forget
 from services.learning.rewards import FeedbackRules
 from services.learning.sealing import Sealer, SealingConfig, checkpoint_path, drop_checkpoints
 from services.learning.watch import WatchConfig
+from services.switching import active
 
 log = logging.getLogger(__name__)
 _IDLE_MS = 500  # how long a step waits for the first event
@@ -55,6 +57,7 @@ class Learner:
         sealing: SealingConfig = SealingConfig(),
     ) -> None:
         self._store = store
+        self._configured = contexts
         self._folding = Folding(contexts, config, rules, watching)
         self._batch = batch
         self._pace_s = pace_ms / 1000
@@ -67,6 +70,7 @@ class Learner:
 
     async def start(self, registry: Registry) -> None:
         """Take over from any other Learner, resume at the last commit, and register the arms that there are."""
+        await self._adopt()
         self._epoch = await self._store.acquire_epoch()
         await self._resume()
         for problem in await arms.register(self._store, registry):
@@ -75,16 +79,17 @@ class Learner:
     async def run(self, registry: Registry) -> None:
         """Start and step until cancelled. Redis may go away and come back; a newer Learner ends this one (Fenced)."""
         started = False
-        async with self._sealing_beside():
-            while True:
-                try:
+        while True:
+            try:
+                await self._adopt()  # before sealing begins, whose checkpoint is of the same fold
+                async with self._sealing_beside():
                     # What was folded but perhaps not committed is dropped.
                     await (self._resume() if started else self.start(registry))
                     started = True
                     await self._follow()
-                except UNAVAILABLE as error:
-                    log.warning("the store is away (%s), trying again in %g s", error, _RETRY_S)
-                    await asyncio.sleep(_RETRY_S)
+            except UNAVAILABLE as error:
+                log.warning("the store is away (%s), trying again in %g s", error, _RETRY_S)
+                await asyncio.sleep(_RETRY_S)
 
     async def step(self, block_ms: int | None = None) -> int:
         """Fold and commit the next events; how many there were."""
@@ -103,8 +108,15 @@ class Learner:
             await self._deferral.load()
         return len(entries)
 
+    async def _adopt(self) -> None:
+        """Fold with the router that is active; with another one than before everything is folded again."""
+        contexts = await active(self._store, self._configured)
+        if contexts.fingerprint != self._folding.contexts.fingerprint:
+            self._folding = replace(self._folding, contexts=contexts)
+
     async def _follow(self) -> None:
-        while True:
+        """Step until another router is active."""
+        while await self._store.active_router() in (None, self._folding.contexts.fingerprint):
             await self._tick()
             if await self._store.to_forget() and time.monotonic() > self._ask_again:
                 await self._resume()

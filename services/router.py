@@ -16,19 +16,18 @@ from cluster.request_store import EpisodeMoved, LastStep
 from cluster.settings import RouterSettings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
-from policies.context import ContextMap
 from services import custom, episodes
 from services.adapters.registry import Adapter
 from services.arms import Arms, announce
 from services.engine.base import Delta, Encoded, Prompt, Sampling
 from services.episodes import NoArm
 from services.model import Model
-from services.modes import Modes, Serving
+from services.modes import Serving
 from services.offers import Offer, offers
 from services.placement import costs
 from services.reasons import arm_scores, best
 from services.schemas import RoutingInfo
-from services.snapshots import SnapshotFollower
+from services.switching import Decider, Routers
 
 log = logging.getLogger(__name__)
 
@@ -95,18 +94,15 @@ class Router:
         model: Model,
         store: Store,
         arms: Arms,
-        contexts: ContextMap,
-        modes: Modes,
-        snapshots: SnapshotFollower,
+        routers: Routers,
     ) -> None:
         self.base = base
         self.settings = settings
         self.model = model
         self.store = store
         self.arms = arms
-        self.contexts = contexts
-        self.modes = modes
-        self.snapshots = snapshots
+        self.routers = routers
+        self.contexts, self.modes, self.snapshots = routers.make(routers.configured)
         self._background: set[asyncio.Task[Any]] = set()
         self._following: asyncio.Task[None] | None = None
 
@@ -118,8 +114,8 @@ class Router:
     async def __aenter__(self) -> Self:
         """Connect, take over the posterior as last committed, and keep following the Learner."""
         await self.store.open()
-        await self.snapshots.start(self.contexts.fingerprint)
-        self._following = asyncio.create_task(self.snapshots.follow())
+        await self.routers.start(self)
+        self._following = asyncio.create_task(self._follow())
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -129,6 +125,15 @@ class Router:
             await asyncio.wait([self._following], timeout=0.1)
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.store.close()
+
+    async def _follow(self) -> None:
+        """Follow the Learner; with every router that is activated by new snapshots, of its own contexts."""
+        while True:
+            await self.snapshots.follow(lambda: self.routers.switch(self))
+
+    def adopt(self, decider: Decider) -> None:
+        """Decide with another trained router from now on."""
+        self.contexts, self.modes, self.snapshots = decider
 
     def check(self) -> None:
         """Raise what ended the following of the Learner, if it has ended."""
@@ -153,6 +158,7 @@ class Router:
 
     async def _decide(self, call: Call, encoded: Encoded) -> Routed:
         id_, last = _new_id(), await self._last_step(call)
+        snapshots = self.snapshots  # another router may be adopted while the decision is written
         considered = self._consider(call, encoded, last, seed=call.episode or id_)
         decision = self._decision(id_, call, considered)
         try:
@@ -163,7 +169,7 @@ class Router:
             self._spawn(self.store.cancel(_cancellation(id_)))
             raise
         if decided.fresh and decision.basis:
-            self.snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
+            snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
         return Routed(call, decided.decision, decided.fresh)
 
     async def _last_step(self, call: Call) -> LastStep | None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -84,11 +84,13 @@ class SnapshotFollower:
         """What has happened that these beliefs do not hold yet."""
         return await self._store.behind(self.position, self.folded)
 
-    async def follow(self) -> None:
-        """Take over every new version until cancelled."""
+    async def follow(self, until: Callable[[], Awaitable[bool]]) -> None:
+        """Take over every new version, until `until`, which is asked after each, says that it is enough."""
         while True:
             try:
                 await self.refresh(block_ms=self._refresh_ms)
+                if await until():
+                    return
             except UNAVAILABLE as error:
                 log.warning("the store is away (%s): deciding on version %d", error, self.version)
                 await asyncio.sleep(_RETRY_S)

@@ -17,6 +17,7 @@ from rich.markup import escape
 from cluster.events import Mode
 from cluster.settings import CHECKOUT, ApiKey, Scope, Settings
 from services.cli import arms as arm_commands
+from services.cli import routers as router_commands
 from services.cli import tables
 from services.cli import training as training_commands
 from services.cli.client import Client, user_message
@@ -33,6 +34,7 @@ app = typer.Typer(
 bandits = typer.Typer(help="What the bandit believes.", invoke_without_command=True)
 app.add_typer(bandits, name="bandit")
 app.add_typer(arm_commands.app, name="arms")
+app.add_typer(router_commands.app, name="router")
 app.add_typer(training_commands.data, name="data")
 app.command()(training_commands.train)
 console = Console()

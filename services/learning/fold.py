@@ -18,6 +18,7 @@ from cluster.events import (
     Feedback,
     GuardReset,
     ModeChanged,
+    RouterActivated,
     Timeout,
 )
 from cluster.learner_store import LedgerRow
@@ -120,7 +121,7 @@ class Fold:
                 self.states.rename(event.arm, event.to)
             case ModeChanged():
                 self.states.change_mode(event.mode, self.arms)
-            case GuardReset():
+            case GuardReset() | RouterActivated():  # the supervised router that it compares with is another now
                 self.watch.reset_guard()
             case _:  # it says what others have done, and changes nothing that is known
                 pass

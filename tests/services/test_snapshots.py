@@ -226,8 +226,12 @@ async def test_deciding_goes_on_while_a_version_is_prepared(
     assert follower.basis.pending == 1
 
 
+async def never() -> bool:
+    return False
+
+
 async def test_following_waits_for_versions(world: World, follower: SnapshotFollower) -> None:
-    following = asyncio.create_task(follower.follow())
+    following = asyncio.create_task(follower.follow(never))
     await decide(world, "d1")
     await world.learner.step()
 

@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 from cluster.events import Event
 from cluster.settings import Settings
 from cluster.store import Store
-from policies import create
 from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
@@ -25,10 +24,8 @@ from services.arms import Arms
 from services.configuration import (
     feedback_rules,
     learning_config,
-    make_modes,
     make_registry,
     make_store,
-    policy_config,
     watch_config,
 )
 from services.engine.base import Engine
@@ -37,6 +34,7 @@ from services.learner import Learner
 from services.model import ModelReplica
 from services.router import Router
 from services.snapshots import SnapshotFollower
+from services.switching import Routers
 from tests.services.fakes import FAMILIES, FakeEngine
 
 PATIENCE_S = 120.0
@@ -134,18 +132,14 @@ def make_follower(settings: Settings, contexts: ContextMap, store: Store, arms: 
 
 
 def make_router(settings: Settings, contexts: ContextMap, engine: Engine) -> Router:
-    store = make_store(settings)
-    snapshots = make_follower(settings, contexts, store)
-    policy = create(settings.router.policy, snapshots.posterior, policy_config(settings), contexts.supervision)
+    store, arms = make_store(settings), Arms(make_registry(settings))
     return Router(
         settings.router,
         base=settings.model.public_name,
         model=ModelReplica(engine, make_registry(settings)),
         store=store,
-        arms=snapshots.arms,
-        contexts=contexts,
-        modes=make_modes(settings, policy, snapshots),
-        snapshots=snapshots,
+        arms=arms,
+        routers=Routers(settings, store, arms, contexts),
     )
 
 

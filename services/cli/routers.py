@@ -1,0 +1,93 @@
+"""`pointsman router`: trained routers of a running service."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.client import Client, ServiceError
+
+app = typer.Typer(help="Push, activate, roll back and list trained routers.", no_args_is_help=True)
+console = Console()
+
+Url = Annotated[str, typer.Option("--url", envvar="POINTSMAN_URL", help="Address of the service.")]
+Key = Annotated[str | None, typer.Option("--key", envvar="POINTSMAN_KEY", help="Bearer key, if the service wants one.")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@app.command("list")
+def list_routers(
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON of the service instead of a table.")] = False,
+) -> None:
+    """Every router that the service has, and which one decides."""
+    with Client(url, key) as service:
+        views = service.get("/v1/routers")
+    if as_json:
+        console.print_json(json.dumps(views))
+        return
+    table = Table("router", "state", "adapters", "held-out accuracy", "pushed by")
+    for view in views:
+        accuracy = view["metrics"].get("mlp_accuracy")
+        table.add_row(
+            view["router"],
+            view["state"] + (" (of the settings)" if view["configured"] else ""),
+            str(len(view["arms"])),
+            "–" if accuracy is None else f"{accuracy:.3f}",
+            view["by"] or "–",
+        )
+    console.print(table)
+
+
+@app.command()
+def push(
+    directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A version that `train` made.")],
+    activate: Annotated[bool, typer.Option("--activate", help="Activate it at once.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Send a trained router to the service; it changes nothing until it is activated."""
+    body = {
+        "document": json.loads((directory / "router.json").read_text()),
+        "tensors": base64.b64encode((directory / "router.safetensors").read_bytes()).decode(),
+    }
+    with Client(url, key) as service:
+        pushed = service.post("/v1/routers", body)
+        _say(pushed, "pushed", "there already")
+        if activate:
+            _say(service.post(f"/v1/routers/{pushed['router']}/activate", {}), "activated", "active already")
+
+
+@app.command("activate")
+def activate_router(
+    router: Annotated[str, typer.Argument(help="Its fingerprint, or the beginning of it.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Decide with another router, once all evidence has been folded again in its contexts."""
+    with Client(url, key) as service:
+        name = _whole(router, [view["router"] for view in service.get("/v1/routers")])
+        _say(service.post(f"/v1/routers/{name}/activate", {}), "activated", "active already")
+
+
+@app.command()
+def rollback(url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Return to the router that was active before."""
+    with Client(url, key) as service:
+        _say(service.post("/v1/routers/rollback", {}), "activated", "active already")
+
+
+def _whole(beginning: str, names: list[str]) -> str:
+    fitting = [name for name in names if name.startswith(beginning)]
+    if len(fitting) != 1:
+        raise ServiceError(f"{beginning!r} fits {len(fitting)} routers, expected one of {', '.join(names)}")
+    return fitting[0]
+
+
+def _say(change: dict[str, Any], done: str, already: str) -> None:
+    console.print(f"{change['router']}: {done if change['changed'] else already}", highlight=False)
