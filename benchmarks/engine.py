@@ -2,9 +2,11 @@
 
 32 requests of different lengths arrive one after the other under 8 adapters on all seven projections. PEFT has them all
 at once, as static batches with `adapter_names`, and one by one with `set_adapter`. No answer ends before its length.
+Beside that, how much later the first token of a routed request comes than that of a pinned one.
 """
 
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,6 +16,7 @@ from rich.table import Table
 
 from benchmarks.engines.measure import Figures, measure
 from benchmarks.engines.models import MODELS
+from benchmarks.engines.ttft import FirstTokens, first_tokens
 from benchmarks.reporting import Check, report
 
 _GOALS = {  # model: (× static, × one by one, room above the dense bound)
@@ -35,12 +38,18 @@ def main(
     torch.set_num_threads(threads)
     names = [only] if only else list(MODELS)
     figures: dict[str, Figures] = {}
+    first: dict[str, FirstTokens] = {}
     with Progress() as progress:
         for name in names:
             figures[name] = measure(MODELS[name], name, progress, quick=quick)
+            first[name] = first_tokens(MODELS[name], name, progress, quick=quick)
     checks = [check for name in names for check in checks_of(name, figures[name])]
-    raw: dict[str, Any] = {name: figure._asdict() for name, figure in figures.items()}
-    report("engine", table_of(figures), checks, json, threads=threads, torch=torch.__version__, models=raw)
+    checks += [_most(f"{name}: first token, auto ÷ pinned", first[name].ratio, 1.15) for name in names]
+    raw: dict[str, Any] = {name: figures[name]._asdict() | {"first_tokens": first[name]._asdict()} for name in names}
+    table = table_of(figures)
+    for way in FirstTokens._fields:
+        table.add_row(f"first token, {way}", *[f"{1000 * median(getattr(of, way)):.1f} ms" for of in first.values()])
+    report("engine", table, checks, json, threads=threads, torch=torch.__version__, models=raw)
 
 
 def table_of(figures: dict[str, Figures]) -> Table:
