@@ -17,8 +17,7 @@ from policies.training.classifier import Classifier, ClassifierConfig
 from policies.training.collapse import alarms
 from policies.training.network import RouterMLP
 from policies.training.stage import Round
-from services.adapters.registry import Registry
-from services.configuration import learning_config
+from services.configuration import learning_config, make_registry
 from services.training import artifact, examples, running
 from services.training.artifact import Supervised
 from services.training.checkpoints import Checkpoints
@@ -59,7 +58,7 @@ class Training:
         self._config = config
         self._out = out
         self._console = console
-        self._registry = Registry(settings.model.adapters)
+        self._registry = make_registry(settings)
         model = settings.model
         self._spec = FeatureSpec(weights_hash(model.path), model.dtype, model.encode_blocks)
 
@@ -80,10 +79,13 @@ class Training:
         return [f"{adapter.name} {adapter.fingerprint}" for adapter in self._registry]
 
     def _check_arms(self, rows: Sequence[Example]) -> None:
+        """A mixture may have outcomes, which become its prior, but is no adapter that could be right."""
+        arms = self._registry.arms
+        adapters = tuple(arm for arm in arms if arm not in self._registry.mixtures)
         for e in rows:
-            for arm in [*([e.label] if e.label else []), *e.outcomes]:
-                if arm not in self._registry.arms:
-                    expected = ", ".join(self._registry.arms)
+            for arm, known in [*([(e.label, adapters)] if e.label else []), *((arm, arms) for arm in e.outcomes)]:
+                if arm not in known:
+                    expected = ", ".join(known)
                     raise InvalidData(f"row {e.row}: adapter {arm!r} is unknown, expected one of {expected}")
 
     def _features(self, rows: Sequence[Example]) -> Array:

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.settings import Settings
 from policies.context import ContextMap
+from policies.prior import LearningConfig, Prior
 from services.adapters.metadata import InvalidAdapter
 from services.engine.base import Prompt
 from services.training import artifact
@@ -18,7 +19,7 @@ from services.training.checkpoints import Checkpoints
 from services.training.config import TrainingConfig
 from services.training.examples import InvalidData
 from services.training.train import Trained, Training
-from tests.services.fakes import FakeEngine
+from tests.services.fakes import FAMILIES, FakeEngine
 from tests.services.training.data import fake_engine, quiet, row, rows, write
 
 
@@ -84,6 +85,18 @@ def test_an_adapter_that_occurs_only_among_the_held_out_is_missed_not_fatal(tmp_
     assert made.known["arms"] == ["claims", "inbox"]
     assert "calendar is lost: 0% of its requests find it" in made.known["alarms"]
     assert "calendar" in ContextMap.load(made.version).statistics.arms
+
+
+def test_a_mixture_that_was_measured_is_known_by_it_and_is_never_right(tmp_path: Path, adapters: Path) -> None:
+    measured = [row(i, FAMILIES[i % 3], outcomes={"base": 0.2, "soft": 0.7}) for i in range(60)]
+    made = train(write(tmp_path / "d.jsonl", measured), tmp_path / "out", adapters)
+    contexts = ContextMap.load(made.version)
+    assert "soft" in contexts.statistics.arms
+    assert "soft" not in contexts.arms
+    prior = Prior(contexts.statistics, LearningConfig())
+    assert float(contexts.map_batch(np.zeros((1, contexts.input_dimension)))[0][0] @ prior.mean_of("soft")) > 0.4
+    with pytest.raises(InvalidData, match="adapter 'soft' is unknown"):
+        train(write(tmp_path / "d.jsonl", [*measured, row(1, "soft")]), tmp_path / "out", adapters)
 
 
 def test_balancing_can_be_turned_off(tmp_path: Path, adapters: Path) -> None:
