@@ -58,13 +58,19 @@ def line(course: Course) -> Line:
 
 
 def agreement(lived: Sequence[Lived], served: Sequence[Mapping[str, str]], table: Outcomes) -> float:
-    """Share of the requests whose outcome is the one in the table, for the weights whose hashes really `served`."""
-    columns = {fingerprint: column for column, fingerprint in table.adapters.items()}
-    expected = [
-        table.success(one.episode, columns[hashes[one.arm]] if one.arm in hashes else one.arm)
-        for one, hashes in zip(lived, served, strict=True)
-    ]
-    return _mean([one.success == known for one, known in zip(lived, expected, strict=True)])
+    """Share of the requests whose outcome is the one in the table, for the weights whose hashes really `served`.
+
+    Mixtures with weights that they were not measured with do not count.
+    """
+    asked = [(one, _column(one.arm, hashes, table)) for one, hashes in zip(lived, served, strict=True)]
+    return _mean([one.success == table.success(one.episode, column) for one, column in asked if column])
+
+
+def _column(arm: str, hashes: Mapping[str, str], table: Outcomes) -> str | None:
+    if arm in hashes:
+        return next(column for column, fingerprint in table.adapters.items() if fingerprint == hashes[arm])
+    measured = all(table.adapters.get(name) == fingerprint for name, fingerprint in hashes.items())
+    return arm if measured else None
 
 
 def _group(lived: Lived) -> tuple[str, str]:

@@ -76,6 +76,7 @@ def _recorded(story: Story, concurrency: int, delay: int, picture: Path, json_fi
         seconds = round(time.monotonic() - started, 1)
         state = service.settled(feedback["recorded"])
         replay, hashes = service.replayed(), _hashes(served, service.log())
+        mixtures = service.settings.router.mixtures
     table = Outcomes.load()
     lived = [Lived(one.task.phase, one.task.episode.id, one.arm, one.supervised, one.success) for one in served]
     success = courses(lived, table, story)
@@ -90,7 +91,7 @@ def _recorded(story: Story, concurrency: int, delay: int, picture: Path, json_fi
         **{name: line(course)._asdict() for name, course in success.items()},
     }
     marks = {story.begins[ALL]: "newer families", story.swap: f"{story.regressing} silently worse"}
-    plot.draw(success, [one.arm for one in served], marks, picture, table.arms)
+    plot.draw(success, [one.arm for one in served], marks, picture, [*table.arms, *mixtures])
     console.print(tables.bandit(state), _by_family(served))
     title = f"{len(served)} requests in {seconds} s; the picture is {picture}"
     report(title, _lines(success), checks(figures), json_file, **figures)

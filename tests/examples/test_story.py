@@ -1,6 +1,7 @@
 """The demo's story: what happens when, what other ways of choosing earn, and that nothing is forgotten on the way."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,17 @@ class TestComparison:
         assert agreement(lived, served, made) == 1
         served[3] = {"a": "hash-a"}
         assert agreement(lived, served, made) == 0.8
+
+    def test_mixtures_agree_where_they_were_measured(self, made: Outcomes) -> None:
+        rows: dict[str, tuple[bool, ...]] = {
+            "a/1": (False, True, True, False, True),
+            "a/2": (False, True, True, False, False),
+        }
+        table = replace(made, others=("worse/a", "soft"), table=rows)
+        lived = [Lived(ALL, "a/1", "soft", "a", True), Lived(ALL, "a/2", "soft", "a", True)]
+        both, one_worse = {"a": "hash-a", "b": "hash-b"}, {"a": "hash-worse", "b": "hash-b"}
+        assert agreement(lived, [both, both], table) == 0.5
+        assert agreement(lived, [both, one_worse], table) == 1
 
     def test_a_line_is_success_and_that_of_the_last_hundred(self) -> None:
         assert line([True] * 100 + [False] * LAST) == (0.5, 0.0)
