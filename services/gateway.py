@@ -12,7 +12,18 @@ from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
 from services.edge.rates import Rates
 from services.router import Router
-from services.routes import adapters, arms, evaluation, feedback, inference, inspection, modes, operations, routers
+from services.routes import (
+    adapters,
+    arms,
+    evaluation,
+    feedback,
+    forgetting,
+    inference,
+    inspection,
+    modes,
+    operations,
+    routers,
+)
 
 
 def build_gateway(router: Router, settings: Settings) -> FastAPI:
@@ -38,5 +49,6 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     modes.add(app, router, settings)
     routers.add(app, router, settings)
     evaluation.add(app, router, settings)
+    forgetting.add(app, router, settings)
     operations.add(app, router, metrics)
     return app
