@@ -8,6 +8,7 @@ from pydantic import ValidationInfo as Info
 from cluster.events import ArmScore
 from services.edge.openai_fields import OpenAIFields, ResponseFormat
 
+_STOPS = 16
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 
@@ -142,6 +143,14 @@ class ChatRequest(OpenAIFields):
     def _without_nulls(cls, body: Any) -> Any:
         """OpenAI's clients may say null for what they leave open."""
         return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+    @field_validator("stop")
+    @classmethod
+    def _not_too_many(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        """Each is looked for at every token."""
+        if isinstance(stop, list) and len(stop) > _STOPS:
+            raise ValueError(f"{len(stop)} strings, expected at most {_STOPS}")
+        return stop
 
     @field_validator("top_logprobs")
     @classmethod

@@ -100,7 +100,8 @@ def explanation(answer: dict[str, Any]) -> Table:
     """The arms of `POST /v1/route`."""
     how = "explored" if answer["explored"] else "best score"
     table = _table(
-        f"{answer['arm']} ({how}, propensity {answer['propensity']:.3f}; supervised: {answer['supervised']})",
+        f"{answer['arm']} ({how}, propensity {answer['propensity']:.3f}; supervised: {answer['supervised']})"
+        + _mixed(answer["gates"]),
         "arm",
         "gate",
         "mean",
@@ -115,10 +116,16 @@ def explanation(answer: dict[str, Any]) -> Table:
     return table
 
 
+def _mixed(gates: dict[str, float]) -> str:
+    """The gates of a mixture."""
+    return " = " + " + ".join(f"{gate:.3f} {name}" for name, gate in gates.items()) if len(gates) > 1 else ""
+
+
 def decision(answer: dict[str, Any]) -> Group:
     """`GET /v1/decisions/{id}/explain`: the reason, the arms as they stood and as they stand, what became of it."""
     made, now = answer["stored"]["decision"], answer["now"]
     versions = f"{made['policy']} v{made['policy_version']}, propensity {made['propensity']:.3f}"
+    versions += _mixed(made["gates"])
     columns = ("arm", "gate", "mean", "width", "cost ms", "score", "mean now", "width now", "score now")
     table = _table(f"{made['id']} · {versions}", *columns)
     after = {arm["arm"]: arm for arm in now["arms"]} if now else {}

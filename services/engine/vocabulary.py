@@ -22,6 +22,10 @@ class Vocabulary:
         """JSON schemas over these tokens."""
         return Grammars(self._tokens)
 
+    def prepare(self) -> None:
+        """Read the tokens now, so that the engine's thread need not."""
+        self._bytes(0)
+
     def told(self, logits: torch.Tensor, token: int, top: int) -> TokenLogprob:
         """The token among logits [vocabulary], and the `top` likeliest ones."""
         logprobs = torch.log_softmax(logits.float(), -1)

@@ -48,6 +48,7 @@ async def refused(world: World, response: httpx.Response, status: int, *said: st
         ({"top_p": 0}, 400, "top_p", ["0", "greater than 0"]),
         ({"max_tokens": 65}, 400, "max_tokens", ["65", "at most 64"]),
         ({"max_tokens": 0}, 400, "max_tokens", ["0", "greater than or equal to 1"]),
+        ({"stop": ["x"] * 17}, 400, "stop", ["17 strings", "at most 16"]),
         ({"n": 0}, 400, "n", ["0", "greater than or equal to 1"]),
         ({"n": 9}, 400, "n", ["9", "at most 8"]),
         ({"max_completion_tokens": 65}, 400, "max_completion_tokens", ["65", "at most 64"]),

@@ -1,15 +1,18 @@
 """Mixtures: as arms that the router chooses and learns of, and by gates that the client brings."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cluster.events import Decision
 from policies.context import ContextMap
 from policies.mixtures import mixture
+from services.cli import tables
 from services.configuration import feedback_rules, learning_config
 from services.learning.folding import Folding
 from services.learning.verification import verify
@@ -255,6 +258,12 @@ class TestTheLog:
         assert "served soft" in explained["reason"]
         assert explained["stored"]["decision"]["gates"] == answer["routing"]["gates"]
         assert explained["now"]["gates"] == answer["routing"]["gates"]
+        route = (await mixing.post("/v1/route", chat("open the calendar"))).json()
+        spelled = " + ".join(f"{gate:.3f} {name}" for name, gate in answer["routing"]["gates"].items())
+        assert f"supervised: calendar) = {spelled}" in str(tables.explanation(route).title)
+        said = io.StringIO()
+        Console(file=said, width=300).print(tables.decision(explained))
+        assert spelled in " ".join(said.getvalue().split())
 
 
 class TestTheClientsOwnGates:

@@ -91,6 +91,8 @@ class Runner:
         self, prompt: Prompt, gates: Mapping[Adapter, float], sampling: Sampling, grammar: Grammar | None = None
     ) -> list[Sequence]:
         """A sequence for each choice, that has computed nothing yet. Raises InvalidPrompt."""
+        if sampling.logprobs is not None:
+            self.vocabulary.prepare()
         tokens = self._tokenizer.encode(prompt, generate=True)
         positions = self._positions(tokens)
         most = min(self._shape.positions, self.arena.tokens) - len(tokens.ids)
