@@ -77,9 +77,10 @@ class Decision(Record):
     """One request given to one arm, with everything needed to explain, replay and evaluate it.
 
     `propensity` is exact given the earlier decisions of the episode, which `step` sums up; a decision by itself has no
-    step. `adapters` maps each adapter that served to its content hash; `mixture` is there if a mixture did. `router` is
-    the fingerprint of the context map, `features` the raw h as float16 bytes; they travel as a binary field of their
-    own, never in the JSON.
+    step. `propensity_error` is its standard error as an estimate of the ideal policy's, where that has no closed form.
+    `adapters` maps each adapter that served to its content hash; `mixture` is there if a mixture did. `router` is the
+    fingerprint of the context map, `features` the raw h as float16 bytes; they travel as a binary field of their own,
+    never in the JSON.
     """
 
     type: Literal["decision"] = "decision"
@@ -95,6 +96,7 @@ class Decision(Record):
     mixture: Mixture | None = None
     adapters: dict[str, str]
     propensity: Annotated[float, Field(gt=0, le=1)]
+    propensity_error: Annotated[float, Field(ge=0)] = 0.0
     explored: bool
     best: str = ""
     supervised: str

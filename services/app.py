@@ -54,7 +54,7 @@ def check(settings: Settings) -> None:
 
     Raises ValueError for an address that others can reach while no keys are configured, for adapters that cannot be
     served, for a fixed arm that there is not, and for a router that cannot be read, that routes to unknown adapters, or
-    that lacks what the policy needs.
+    that lacks what a policy needs that serves or is scored beside.
     """
     if not settings.server.is_loopback and not settings.auth.keys:
         raise ValueError(
@@ -71,10 +71,12 @@ def check(settings: Settings) -> None:
     if unknown := set(contexts.arms) - set(registry.arms):
         names = ", ".join(sorted(unknown))
         raise ValueError(f"router.path: {settings.router.path} routes to {names}, expected adapters of model.adapters")
-    try:
-        make_policy(settings, contexts)
-    except ValueError as error:
-        raise ValueError(f"router.policy: {error}, found {settings.router.path}") from error
+    router = settings.router
+    for field, name in [("policy", router.policy), *(("shadow_policies", beside) for beside in router.shadow_policies)]:
+        try:
+            make_policy(settings, contexts, name)
+        except ValueError as error:
+            raise ValueError(f"router.{field}: {error}, found {router.path}") from error
 
 
 class ModelDeployment(ModelReplica):

@@ -66,6 +66,10 @@ class Arms:
         """The convention that the adapters share; the base's if there are none."""
         return self.registry.coordinates(adapters[0] if adapters else BASE)
 
+    def knows(self, name: str) -> bool:
+        """Whether this is or was the name of an arm, or of something on disk that may be one."""
+        return self.current(name) in self._records or name in self.registry.arms
+
     def current(self, name: str) -> str:
         """What an arm that had this name is called now."""
         return self._current.get(name, name)

@@ -50,10 +50,13 @@ def watch_config(settings: Settings) -> WatchConfig:
     )
 
 
-def make_policy(settings: Settings, contexts: ContextMap) -> Policy:
-    """The policy that serves, over a posterior without arms. ValueError: the router lacks what the policy needs."""
+def make_policy(settings: Settings, contexts: ContextMap, name: str | None = None) -> Policy:
+    """The policy that serves, or the one of that name, over a posterior without arms.
+
+    ValueError: the router lacks what the policy needs.
+    """
     posterior = Posterior(Prior(contexts.statistics, learning_config(settings)))
-    return create(settings.router.policy, posterior, policy_config(settings), contexts.supervision)
+    return create(name or settings.router.policy, posterior, policy_config(settings), contexts.supervision)
 
 
 def make_modes(settings: Settings, policy: Policy, snapshots: SnapshotFollower) -> Modes:

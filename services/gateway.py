@@ -1,12 +1,13 @@
 """The HTTP edge: one application over a Router. What happens is decided elsewhere."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
 from cluster.settings import Settings
-from services.edge.auth import key_first
+from services.edge.auth import key_first, unknown_arms
 from services.edge.errors import answer_errors
 from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
@@ -25,6 +26,8 @@ from services.routes import (
     routers,
 )
 
+log = logging.getLogger(__name__)
+
 
 def build_gateway(router: Router, settings: Settings) -> FastAPI:
     """The ASGI application over a Router, which lives as long as the application does."""
@@ -32,6 +35,8 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with router:
+            if unknown := unknown_arms(settings.auth, router.arms.knows):
+                log.warning(unknown)
             yield
 
     summary = "Routes computer-use requests to LoRA adapters and learns online."
@@ -50,5 +55,5 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     routers.add(app, router, settings)
     evaluation.add(app, router, settings)
     forgetting.add(app, router, settings)
-    operations.add(app, router, metrics)
+    operations.add(app, router, settings, metrics)
     return app

@@ -254,6 +254,7 @@ class Router:
             mixture=offer.mixture,
             adapters=self.arms.fingerprints(offer.gates),
             propensity=choice.propensity,
+            propensity_error=choice.error,
             explored=choice.explored,
             best=best(choice),
             supervised=choice.supervised,

@@ -244,6 +244,7 @@ class Explanation(BaseModel):
     arm: str
     gates: dict[str, float]
     propensity: float
+    propensity_error: float  # standard error, where the propensity estimates that of an ideal policy (lints)
     explored: bool
     supervised: str
     policy: str

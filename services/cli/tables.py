@@ -100,7 +100,7 @@ def explanation(answer: dict[str, Any]) -> Table:
     """The arms of `POST /v1/route`."""
     how = "explored" if answer["explored"] else "best score"
     table = _table(
-        f"{answer['arm']} ({how}, propensity {answer['propensity']:.3f}; supervised: {answer['supervised']})"
+        f"{answer['arm']} ({how}, propensity {_propensity(answer)}; supervised: {answer['supervised']})"
         + _mixed(answer["gates"]),
         "arm",
         "gate",
@@ -124,7 +124,7 @@ def _mixed(gates: dict[str, float]) -> str:
 def decision(answer: dict[str, Any]) -> Group:
     """`GET /v1/decisions/{id}/explain`: the reason, the arms as they stood and as they stand, what became of it."""
     made, now = answer["stored"]["decision"], answer["now"]
-    versions = f"{made['policy']} v{made['policy_version']}, propensity {made['propensity']:.3f}"
+    versions = f"{made['policy']} v{made['policy_version']}, propensity {_propensity(made)}"
     versions += _mixed(made["gates"])
     columns = ("arm", "gate", "mean", "width", "cost ms", "score", "mean now", "width now", "score now")
     table = _table(f"{made['id']} · {versions}", *columns)
@@ -158,7 +158,7 @@ def decisions(views: list[dict[str, Any]]) -> Table:
             _ago(decision["time"]),
             escape(decision["task"] or "–"),
             decision["arm"] + (" (explored)" if decision["explored"] else ""),
-            f"{decision['propensity']:.3f}",
+            _propensity(decision),
             f"{outcome} ({rewards})" if rewards else outcome,
         )
     return table
@@ -255,6 +255,11 @@ def _table(title: str | None, *columns: str) -> Table:
         numeric = numeric or column.startswith(("mean", "width", "score"))
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     return table
+
+
+def _propensity(decided: dict[str, Any]) -> str:
+    error = decided["propensity_error"]
+    return f"{decided['propensity']:.3f}" + (f" ± {error:.3f}" if error else "")
 
 
 def _interval(mean: float | None, interval: list[float] | None) -> str:

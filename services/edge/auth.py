@@ -59,6 +59,13 @@ class Caller(NamedTuple):
 ANONYMOUS = Caller("anonymous", frozenset(get_args(Scope)))
 
 
+def unknown_arms(settings: AuthSettings, is_known: Callable[[str], bool]) -> str | None:
+    """What keys name arms that there are not, in words; None where all is well."""
+    unknown = {key.name: sorted(arm for arm in key.arms if not is_known(arm)) for key in settings.keys}
+    said = [f"{name!r} names {', '.join(arms)}" for name, arms in unknown.items() if arms]
+    return f"auth.keys: {'; '.join(said)}, expected arms that there are" if said else None
+
+
 class Gatekeeper:
     """Finds the caller of a request. Without configured keys everybody is `anonymous` and may do everything."""
 

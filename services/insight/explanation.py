@@ -36,7 +36,8 @@ def explain(router: Router, stored: StoredDecision) -> DecisionExplanation:
     """The explanation of a decision, by the arms and beliefs of this Router's version for what would be done now."""
     decision = stored.decision
     known = len(decision.features) == 2 * router.contexts.input_dimension
-    context = router.contexts.map(np.frombuffer(decision.features, np.float16)) if known else None
+    h = np.frombuffer(decision.features, np.float16)
+    context = router.contexts.map(h)._replace(task=decision.task) if known else None
     return DecisionExplanation(
         reason=reason(decision, router.policy.config.episode_margin),
         outcome=outcome(stored),
@@ -104,6 +105,7 @@ def _now(router: Router, decision: Decision, context: Context) -> Explanation | 
         arm=choice.arm,
         gates=offered[choice.arm].gates,
         propensity=choice.propensity,
+        propensity_error=choice.error,
         explored=choice.explored,
         supervised=choice.supervised,
         policy=router.policy.name,

@@ -79,6 +79,7 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
             arm=choice.arm,
             gates=considered.offer.gates,
             propensity=choice.propensity,
+            propensity_error=choice.error,
             explored=choice.explored,
             supervised=choice.supervised,
             policy=considered.policy,

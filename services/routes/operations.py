@@ -6,6 +6,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
 
+from cluster.settings import Settings
+from services.edge.auth import unknown_arms
 from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
 from services.learning.sealing import ALARM
@@ -14,7 +16,7 @@ from services.router import Router
 _LEARNER_PATIENCE_S = 30.0
 
 
-def add(app: FastAPI, router: Router, metrics: Metrics) -> None:
+def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> RedirectResponse:
         return RedirectResponse("/docs")
@@ -38,6 +40,8 @@ def add(app: FastAPI, router: Router, metrics: Metrics) -> None:
         if age > _LEARNER_PATIENCE_S:
             raise ApiError(503, f"the Learner was last seen {age:.0f} s ago", code="learner_away", retry_after_s=1)
         alarms = await router.store.alarms() | _guard_alarm(router)
+        if unknown := unknown_arms(settings.auth, router.arms.knows):
+            alarms["keys"] = unknown
         return {
             "status": "ready",
             "learner_age_s": round(age, 3),

@@ -44,6 +44,8 @@ def test_a_policy_must_have_what_it_goes_by(tmp_path: Path) -> None:
     replace(known, supervision=Supervision()).save(tmp_path)
     with pytest.raises(ValueError, match=r"router.policy: policy 'knn' has 0 labelled examples"):
         check(settings(router={"policy": "knn", "path": tmp_path}))
+    with pytest.raises(ValueError, match=r"router.shadow_policies: policy 'poly' has 0 tasks"):
+        check(settings(router={"policy": "retrieval", "shadow_policies": ["mlp", "poly"], "path": tmp_path}))
     check(settings(router={"policy": "retrieval", "path": tmp_path}))
 
 

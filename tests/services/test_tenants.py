@@ -1,5 +1,6 @@
 """Keys of tenants: each sees and rewards its own decisions, served by the arms that its key allows."""
 
+import time
 from typing import Any
 
 import httpx
@@ -133,6 +134,21 @@ class TestTenants:
         for path in (f"/v1/decisions/{ids[1]}", f"/v1/decisions?before={ids[1]}"):
             assert (await call(shared, "acme", "GET", path)).status_code == 404
         assert (await call(shared, "operator", "GET", f"/v1/decisions/{ids[1]}")).status_code == 200
+
+
+async def test_an_arm_of_a_key_that_there_is_not_is_said_at_start(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = [*keys("acme", arms=["inbox", "inbx"]), *keys("beta", arms=["base"]), *keys("gamma", arms=["nobody"])]
+    world = await make_world(auth={"keys": named})
+    expected = "auth.keys: 'acme' names inbx; 'gamma' names nobody, expected arms that there are"
+    assert expected in caplog.messages
+    await world.store.heartbeat(time.time())
+    assert (await world.get("/readyz"))["alarms"] == {"keys": expected}
+    body = {"to": "inbx"}
+    assert (await call(world, "gamma", "POST", "/v1/bandit/arms/inbox/rename", body)).status_code == 200
+    await world.fold()
+    assert "inbx" not in (await world.get("/readyz"))["alarms"]["keys"]
 
 
 @pytest.mark.parametrize("tenant", ["", "two words", "a:b", "t" * 65])
