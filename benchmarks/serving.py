@@ -25,7 +25,7 @@ Deployment = Literal["Learner", "Router", "Model"]
 DEPLOYMENTS: tuple[Deployment, ...] = ("Learner", "Router", "Model")
 _REPLICAS = {"Learner": 1, "Router": 2, "Model": 2}
 _INSTRUCTIONS = ("Click on the red box.", "Pick the third tab.", "Select the circle.", "Press the button.")
-_PATIENCE_S = 180.0
+_PATIENCE_S = 600.0
 _WORKERS = 4
 
 

@@ -21,6 +21,8 @@ def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
     Raises ValueError for settings that cannot be served, RuntimeError when the port is taken or Redis does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Serve's own 5 s are too few for a proxy that starts on a busy machine: it would be killed again and again.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     import ray  # here, so that the environment above is seen
     from ray import serve
 
