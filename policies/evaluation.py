@@ -129,12 +129,21 @@ def _estimates(reward: Array, weight: Array, dr: Array, matched: Mask, level: fl
     moments = {
         "ips": Moment(one, weight * reward, one, 0.0, most),
         "snips": Moment(weight, reward, one, 0.0, 1.0),
-        "dr": Moment(one, dr, one, min(0.0, float(dr.min())), max(1.0, float(dr.max()))),
+        "dr": Moment(one, dr, one, *_either_way(dr, reward, weight)),
     }
     if matched.any():
         moments["replay"] = Moment(one[matched], reward[matched], one[matched], 0.0, 1.0)
     size = effective_size(weight)
     return {name: estimate(moment, level, min(size, moment.effective)) for name, moment in moments.items()}
+
+
+def _either_way(dr: Array, reward: Array, weight: Array) -> tuple[float, float]:
+    """Where DR's terms may lie: each unit might have earned 0 or 1, whatever it did earn.
+
+    Where few units weigh much, and q̂ foresaw what they happened to earn, the terms alone would say that none can fail.
+    """
+    failed = dr - weight * reward
+    return min(0.0, float(failed.min())), max(1.0, float((failed + weight).max()))
 
 
 def estimate(moment: Moment, level: float, effective: float) -> Estimate:

@@ -14,6 +14,8 @@ from policies.checks import Array
 from policies.delays import BUCKETS, bucket
 from policies.drift import Alarm, Run, Watch
 
+_WHISPER = 1e-9  # what rounding leaves of a room that is full
+
 
 @dataclass(eq=False)
 class ArmStatistics:
@@ -201,10 +203,17 @@ class ArmStatistics:
         tick, cuts, weight = self.contributed[key]
         return weight * self._decay(tick) * prod(share for _, share in self.cuts[cuts:])
 
-    def contribute(self, key: str, tick: int, weight: float) -> None:
-        """Note that a key's word on the decision taken at `tick` counts with `weight`."""
-        total = self.contribution(key) + self.strength(tick, weight)
-        self.contributed[key] = (self.tick, len(self.cuts), total)
+    def admit(self, key: str, tick: int, weight: float, cap: float) -> float:
+        """The share of its `weight` with which a key's word on the decision taken at `tick` counts, noted for the next.
+
+        It is less than 1 where the key's words would hold more than `cap` decisions of the evidence.
+        """
+        full, held = self.strength(tick, weight), self.contribution(key)
+        voice = min(1.0, (cap - held) / full) if full else 1.0
+        if voice < _WHISPER:
+            return 0.0
+        self.contributed[key] = (self.tick, len(self.cuts), held + voice * full)
+        return voice
 
     def to_bytes(self) -> bytes:
         """Exact serialisation: safetensors for the arrays, JSON in its metadata for the rest."""

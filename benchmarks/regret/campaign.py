@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.regret.learners import GRIDS, Values, run
+from benchmarks.regret.learners import GRIDS, Values, grid, run
 from benchmarks.regret.scenarios import SCENARIOS
 from benchmarks.regret.simulation import Lived
 
@@ -52,9 +52,10 @@ def _live(world: str, seed: int, steps: int, learners: Mapping[str, Values]) -> 
 
 def _search(world: str, name: str, steps: int) -> Values:
     """One parameter after the other, the best value of each kept."""
-    best = {parameter: values[0] for parameter, values in GRIDS[name].items()}
+    parameters = grid(world, name)
+    best = {parameter: values[0] for parameter, values in parameters.items()}
     earned = _earned(world, name, best, steps)
-    for parameter, values in GRIDS[name].items():
+    for parameter, values in parameters.items():
         for value in values[1:]:
             tried = {**best, parameter: value}
             if (result := _earned(world, name, tried, steps)) > earned:

@@ -34,6 +34,14 @@ GRIDS: Final[dict[str, Mapping[str, tuple[float, ...]]]] = {
 }
 """The values of every parameter that is tuned; the search starts from the first of each."""
 
+_BOUNDS: Final = {"g nonsense": {"key_cap": (0.0, 4.0, 8.0)}}
+"""By world, what only ours can be told: how much of an arm's evidence one client may hold, in decisions."""
+
+
+def grid(world: str, name: str) -> Mapping[str, tuple[float, ...]]:
+    """The values of every parameter that is tuned for a learner in a world."""
+    return {**GRIDS[name], **(_BOUNDS.get(world, {}) if name in OURS else {})}
+
 
 def run(name: str, trial: Trial, values: Values) -> Run:
     """The run of the learner called `name`."""
@@ -47,7 +55,8 @@ def _create(name: str, trial: Trial, values: dict[str, Any]) -> Learner:
         return Ours(trial, "linucb", LearningConfig(), PolicyConfig())
     learning = {key: values.pop(key) for key in ("discount", "prior_weight") if key in values}
     if name in OURS:
-        return Ours(trial, name, LearningConfig(**learning), PolicyConfig(**values))
+        key_cap = values.pop("key_cap", 0.0)
+        return Ours(trial, name, LearningConfig(**learning), PolicyConfig(**values), key_cap)
     if name == "paretobandit":
         return ParetoBandit(trial, values["alpha"], LearningConfig(**learning))
     return MABWiser(trial, values["alpha"], LearningConfig(**learning))

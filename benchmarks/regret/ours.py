@@ -24,9 +24,12 @@ class _Pull(NamedTuple):
 class Ours(Learner):
     """A Learner and a Router in one: every reward is folded, and the posterior takes over the arms it touched."""
 
-    def __init__(self, trial: Trial, policy: str, learning: LearningConfig, config: PolicyConfig) -> None:
+    def __init__(
+        self, trial: Trial, policy: str, learning: LearningConfig, config: PolicyConfig, key_cap: float = 0.0
+    ) -> None:
         self._trial = trial
         self._learning = learning
+        self._key_cap = key_cap
         prior = Prior(trial.prior, learning)
         self._posterior = Posterior(prior)
         self._detector = Detector(prior)
@@ -65,6 +68,10 @@ class Ours(Learner):
 
     def _fold(self, reward: Reward) -> str:
         arm, tick = self._pulls.pop(reward.step)
-        x, weight, now = self._trial.X[reward.step], reward.weight, float(reward.step)
-        self._detector.mature(arm, self._statistics[arm], x, tick, reward.value, weight, now, was_pending=True)
+        statistics, x, now = self._statistics[arm], self._trial.X[reward.step], float(reward.step)
+        voice = statistics.admit(reward.key, tick, reward.weight, self._key_cap) if self._key_cap else 1.0
+        if voice:
+            self._detector.mature(arm, statistics, x, tick, reward.value, voice * reward.weight, now, was_pending=True)
+        else:
+            statistics.forget(x, now)
         return arm

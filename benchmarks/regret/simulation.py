@@ -11,12 +11,13 @@ from policies.checks import Array, Mask
 
 
 class Reward(NamedTuple):
-    """What is posted for the decision of `step`, as the share `weight` of an observation."""
+    """What the client `key` posts for the decision of `step`, as the share `weight` of an observation."""
 
     step: int
     arm: int
     value: float
     weight: float
+    key: str
 
 
 class Decided(NamedTuple):
@@ -80,4 +81,5 @@ def simulate(trial: Trial, learner: Learner) -> Run:
 def _rewards(trial: Trial, taken: Steps, start: int, end: int) -> list[Reward]:
     steps = range(start, end)
     value = float(np.mean([trial.observed[step, taken[step]] for step in steps]))
-    return [Reward(step, int(taken[step]), value, 1 / (end - start)) for step in steps]
+    key = str(trial.source[start])
+    return [Reward(step, int(taken[step]), value, 1 / (end - start), key) for step in steps]

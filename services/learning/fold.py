@@ -37,8 +37,6 @@ from services.learning.watch import Watch, WatchConfig
 
 Ledger = Mapping[str, tuple[Decision, LedgerRow | None]]
 
-_WHISPER = 1e-9  # what rounding leaves of a room that is full
-
 
 class Fold:
     """Folds events in stream order and remembers what they touched since `clear`.
@@ -181,13 +179,7 @@ class Fold:
         key, cap = feedback.key, self._rules.key_cap
         if not cap or not rewards.has_word(feedback) or any(of.partition("/")[0] == key for of in row.rewards):
             return 1.0
-        statistics = self.population.change(row.arm)
-        full = statistics.strength(row.tick, weight)
-        voice = min(1.0, (cap - statistics.contribution(key)) / full) if full else 1.0
-        if voice < _WHISPER:
-            return 0.0
-        statistics.contribute(key, row.tick, voice * weight)
-        return voice
+        return self.population.change(row.arm).admit(key, row.tick, weight, cap)
 
     def _change(self, decision_id: str, time: float, ledger: Ledger, step: Callable[[LedgerRow], LedgerRow]) -> None:
         """Take a decision's row one step further, and the arm's evidence with it."""

@@ -21,8 +21,8 @@ def world(name: str, seed: int = 7, steps: int = STEPS) -> Trial:
     return SCENARIOS[name](seed, steps)
 
 
-def ours(trial: Trial, policy: str = "linucb") -> Run:
-    return simulate(trial, Ours(trial, policy, LearningConfig(), PolicyConfig()))
+def ours(trial: Trial, policy: str = "linucb", key_cap: float = 0.0) -> Run:
+    return simulate(trial, Ours(trial, policy, LearningConfig(), PolicyConfig(), key_cap))
 
 
 class Scribe(Learner):
@@ -111,6 +111,13 @@ def test_nonsense_is_one_clients_every_word() -> None:
     trial = world("g nonsense")
     wrong = (trial.observed != trial.success).all(axis=1)
     assert np.array_equal(wrong, trial.source == 0)
+
+
+def test_one_client_may_be_kept_from_teaching_more_than_its_cap() -> None:
+    alone = replace(world("g nonsense", steps=400), source=np.zeros(400, dtype=np.int64))
+    lying = replace(alone, observed=1 - alone.observed)
+    assert not np.array_equal(ours(alone).greedy, ours(lying).greedy)
+    assert np.array_equal(ours(alone, key_cap=1e-6).greedy, ours(lying, key_cap=1e-6).greedy)
 
 
 def test_nobody_learns_from_what_it_does_not_see() -> None:
