@@ -78,9 +78,9 @@ class Decision(Record):
 
     `propensity` is exact given the earlier decisions of the episode, which `step` sums up; a decision by itself has no
     step. `propensity_error` is its standard error as an estimate of the ideal policy's, where that has no closed form.
-    `adapters` maps each adapter that served to its content hash; `mixture` is there if a mixture did. `router` is the
-    fingerprint of the context map, `features` the raw h as float16 bytes; they travel as a binary field of their own,
-    never in the JSON.
+    `tuning` holds the policy's settings that may change without a restart, as they were. `adapters` maps each adapter
+    that served to its content hash; `mixture` is there if a mixture did. `router` is the fingerprint of the context
+    map, `features` the raw h as float16 bytes; they travel as a binary field of their own, never in the JSON.
     """
 
     type: Literal["decision"] = "decision"
@@ -103,6 +103,7 @@ class Decision(Record):
     policy: str
     policy_version: int
     mode: str
+    tuning: dict[str, float] = {}
     router: str
     eligible: list[str]
     costs: list[float] = []

@@ -6,8 +6,9 @@ A setting is read, strongest first, from the constructor, the environment (`POIN
 
 import ipaddress
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
@@ -21,6 +22,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 EMBEDDED_WORLD = CHECKOUT / "examples" / "miniwob" / "world"
+TUNABLE: Mapping[str, frozenset[str]] = {  # what can change while the service runs, without a restart
+    "router": frozenset({"alpha", "burn_in", "episode_margin", "cost_per_ms", "page_in_ms"}),
+    "guard": frozenset({"fallback"}),
+}
 
 
 def _sha256_hex(digest: str) -> str:
@@ -63,7 +68,14 @@ class ModelSettings(Group):
     path: str = Field(str(EMBEDDED_WORLD / "qwen3-vl-miniwob"), description="Directory or hub name of the checkpoint.")
     name: str = Field("", description="Public name of the base model; empty: the last part of `model.path`.")
     adapters: Path = Field(EMBEDDED_WORLD / "adapters", description="Directory with one PEFT LoRA per subdirectory.")
-    replicas: int = Field(1, ge=1, description="Model replicas.")
+    replicas: int = Field(1, ge=1, description="Model replicas; with `model.max_replicas` the fewest.")
+    max_replicas: int = Field(0, ge=0, description="Most Model replicas, as load wants (0: always `replicas`).")
+    target_ongoing: float = Field(8, gt=0, description="Requests in flight for which autoscaling wants one replica.")
+    page_in_share: Fraction = Field(
+        0.2, description="Share of requests waiting for an adapter above which autoscaling adds a replica."
+    )
+    upscale_delay_s: float = Field(30, ge=0, description="Seconds that more replicas must be wanted until they start.")
+    downscale_delay_s: float = Field(600, ge=0, description="Seconds that fewer must be wanted until some end.")
     gpus: float = Field(0, ge=0, description="GPUs that each Model replica reserves; above 0 it computes on `cuda`.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Number format of the weights.")
     threads: int = Field(0, ge=0, description="Torch CPU threads of a replica; 0 leaves torch's own choice.")
@@ -79,6 +91,12 @@ class ModelSettings(Group):
         2, ge=1, description="Decoder blocks that run before the router's text features are read."
     )
     image_cache: int = Field(64, ge=0, description="Screens whose vision features a replica keeps (0: none).")
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if 0 < self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas is {self.max_replicas}, expected 0 or at least {self.replicas} (replicas)")
+        return self
 
     @property
     def public_name(self) -> str:
@@ -236,6 +254,16 @@ class LimitSettings(Group):
     )
 
 
+class TelemetrySettings(Group):
+    """What people and their tools see of a running service, besides its own pages."""
+
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
+    traces: Literal["off", "file", "otlp"] = Field(
+        "off", description="Where spans go: files beside Serve's logs, or OTLP as `OTEL_EXPORTER_OTLP_*` say."
+    )
+    trace_share: Fraction = Field(0.01, description="Share of requests that are traced, unless the client decides.")
+
+
 class Settings(BaseSettings):
     """All settings, by group."""
 
@@ -251,6 +279,21 @@ class Settings(BaseSettings):
     store: StoreSettings = Field(default_factory=StoreSettings, description=StoreSettings.__doc__)
     auth: AuthSettings = Field(default_factory=AuthSettings, description=AuthSettings.__doc__)
     limits: LimitSettings = Field(default_factory=LimitSettings, description=LimitSettings.__doc__)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings, description=TelemetrySettings.__doc__)
+
+    def tuned(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
+        """These settings with other values for tunable ones, by group.
+
+        Raises ValueError for a setting that needs a restart, and for a value that it cannot have.
+        """
+        groups: dict[str, Group] = {}
+        for group, values in changes.items():
+            if fixed := sorted(values.keys() - TUNABLE.get(group, frozenset())):
+                tunable = ", ".join(f"{g}.{name}" for g, names in TUNABLE.items() for name in sorted(names))
+                raise ValueError(f"{group}.{fixed[0]} cannot change while the service runs, expected some of {tunable}")
+            held: Group = getattr(self, group)
+            groups[group] = type(held).model_validate({**held.model_dump(), **values})
+        return self.model_copy(update=groups)
 
     @classmethod
     def settings_customise_sources(

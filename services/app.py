@@ -1,6 +1,8 @@
 """Settings in, Serve application out: the Router at the edge, the Model behind it, the Learner beside it."""
 
 import asyncio
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from cluster.settings import Settings
+from cluster.settings import ModelSettings, Settings
 from policies.context import ContextMap
 from services.arms import Arms
 from services.configuration import (
@@ -20,12 +22,15 @@ from services.configuration import (
     sealing_config,
     watch_config,
 )
+from services.edge.metrics import Metrics, merged
 from services.engine.loading import load
 from services.engine.routed import RoutedEngine
 from services.gateway import build_gateway
 from services.learner import Learner
 from services.model import Model, ModelReplica, RemoteModel
 from services.router import Router
+from services.routes import operations
+from services.scaling import Scaling
 from services.switching import Routers
 
 
@@ -35,7 +40,7 @@ def build(settings: Settings) -> serve.Application:
     server, model = settings.server, settings.model
     models = serve.deployment(
         name="Model",
-        num_replicas=model.replicas,
+        **_size(model),
         max_ongoing_requests=server.max_ongoing,
         ray_actor_options={"num_cpus": 0, "num_gpus": model.gpus},
     )(ModelDeployment)
@@ -47,6 +52,33 @@ def build(settings: Settings) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(RouterDeployment))
     return routers.bind(settings, models.bind(settings), learner.bind(settings))
+
+
+def application(arguments: Settings) -> serve.Application:
+    """The application of a Serve configuration file, whose `args` are settings by group.
+
+    They stand above each node's environment and its `POINTSMAN_CONFIG`, as constructor arguments do.
+    """
+    return build(arguments)
+
+
+def _size(model: ModelSettings) -> dict[str, Any]:
+    """How many Model replicas there are: a number, or bounds between which load decides."""
+    if not model.max_replicas:
+        return {"num_replicas": model.replicas}
+    policy = {
+        "policy_function": f"{Scaling.__module__}:{Scaling.__name__}",
+        "policy_kwargs": {"target": model.target_ongoing, "page_in_share": model.page_in_share},
+    }
+    scaling = {
+        "min_replicas": model.replicas,
+        "max_replicas": model.max_replicas,
+        "target_ongoing_requests": model.target_ongoing,
+        "upscale_delay_s": model.upscale_delay_s,
+        "downscale_delay_s": model.downscale_delay_s,
+        "policy": policy,
+    }
+    return {"autoscaling_config": scaling}
 
 
 def check(settings: Settings) -> None:
@@ -83,6 +115,7 @@ class ModelDeployment(ModelReplica):
     """One copy of the weights."""
 
     def __init__(self, settings: Settings) -> None:
+        log_with_serve()
         model = settings.model
         if model.threads:
             torch.set_num_threads(model.threads)
@@ -109,6 +142,7 @@ class LearnerDeployment:
     """The one writer of the posterior."""
 
     def __init__(self, settings: Settings) -> None:
+        log_with_serve()
         learner = Learner(
             make_store(settings),
             ContextMap.load(settings.router.path),
@@ -136,16 +170,40 @@ class RouterDeployment:
         model: "DeploymentHandle[ModelReplica]",
         learner: "DeploymentHandle[Any]",
     ) -> None:
+        log_with_serve()
         self._settings = settings
         self._learner = learner  # keeps the Learner in the application; the hot path never calls it
         self._router = build_router(settings, RemoteModel(model))
+        self._metrics = Metrics()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_gateway(self._router, self._settings)
+        return build_gateway(self._router, self._settings, self._metrics, self._exposition)
+
+    async def metrics(self) -> tuple[str, bytes]:
+        """This replica, and its Prometheus metrics."""
+        text = await operations.exposition(self._router, self._metrics)
+        return serve.get_replica_context().replica_id.unique_id, text
+
+    async def _exposition(self) -> bytes:
+        handle = serve.get_deployment_handle("Router", serve.get_replica_context().app_name)
+        return merged(dict(await handle.broadcast("metrics").results_async()))
+
+    def reconfigure(self, user_config: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on with other values of tunable settings; what `user_config` does not name is as it was deployed."""
+        self._router.tune(self._settings.tuned(user_config))
 
     def check_health(self) -> None:
         """Serve replaces a Router that no longer follows the Learner."""
         self._router.check()
+
+
+def log_with_serve() -> None:
+    """Let our lines go where Serve's own go, in their form, with their request ids."""
+    serves = logging.getLogger("ray.serve")
+    for name in ("services", "cluster"):
+        ours = logging.getLogger(name)
+        ours.handlers, ours.propagate = serves.handlers, False
+        ours.setLevel(serves.level)
 
 
 def build_router(settings: Settings, model: Model) -> Router:

@@ -29,8 +29,17 @@ from services.routes import (
 log = logging.getLogger(__name__)
 
 
-def build_gateway(router: Router, settings: Settings) -> FastAPI:
-    """The ASGI application over a Router, which lives as long as the application does."""
+def build_gateway(
+    router: Router, settings: Settings, metrics: Metrics | None = None, exposition: operations.Exposition | None = None
+) -> FastAPI:
+    """The ASGI application over a Router, which lives as long as the application does.
+
+    `exposition` is that of all Routers' metrics; without it this is the only one.
+    """
+    metrics = metrics or Metrics()
+
+    async def alone() -> bytes:
+        return await operations.exposition(router, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,7 +50,6 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
 
     summary = "Routes computer-use requests to LoRA adapters and learns online."
     app = FastAPI(title="Pointsman", summary=summary, lifespan=lifespan)
-    metrics = Metrics()
     app.router.route_class = key_first(Rates(settings))
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     app.middleware("http")(measure(metrics))
@@ -55,5 +63,5 @@ def build_gateway(router: Router, settings: Settings) -> FastAPI:
     routers.add(app, router, settings)
     evaluation.add(app, router, settings)
     forgetting.add(app, router, settings)
-    operations.add(app, router, settings, metrics)
+    operations.add(app, router, settings, exposition or alone)
     return app

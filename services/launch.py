@@ -11,8 +11,6 @@ from pydantic import SecretStr
 from cluster.redis_server import RedisServer
 from cluster.settings import Settings
 
-_APPLICATION = "pointsman"
-
 
 @contextlib.contextmanager
 def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
@@ -27,6 +25,7 @@ def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
     from ray import serve
 
     from services.app import build, check
+    from services.deployment import APPLICATION, http_options, logging_config, tracing_config
 
     check(settings)
     if address and not settings.store.external_url:
@@ -40,18 +39,16 @@ def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             serve.start(
-                http_options={
-                    "host": settings.server.host,
-                    "port": settings.server.port,
-                    "request_timeout_s": settings.server.request_timeout_s,
-                }
+                http_options=http_options(settings),
+                logging_config=logging_config(settings),
+                tracing_config=tracing_config(settings),
             )
-            serve.run(application, name=_APPLICATION, route_prefix="/")
+            serve.run(application, name=APPLICATION, route_prefix="/")
             host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
             yield f"http://{host}:{settings.server.port}"
         finally:
             with contextlib.suppress(Exception):  # what is gone already needs no ending
-                serve.delete(_APPLICATION)
+                serve.delete(APPLICATION)
             ray.shutdown()
 
 

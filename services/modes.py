@@ -3,7 +3,7 @@
 from typing import Literal
 
 from cluster.events import Mode
-from policies import Policy
+from policies import Policy, PolicyConfig
 from services.snapshots import SnapshotFollower
 
 Serving = Mode | Literal["fallback"]
@@ -22,6 +22,11 @@ class Modes:
         self._policy = policy
         self._supervised = supervised
         self._snapshots = snapshots
+        self._falls_back = falls_back
+
+    def tune(self, config: PolicyConfig, *, falls_back: bool) -> None:
+        """Go on with another configuration."""
+        self._policy.config = self._supervised.config = config
         self._falls_back = falls_back
 
     @property

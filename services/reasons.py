@@ -3,6 +3,8 @@
 import numpy as np
 
 from cluster.events import CUSTOM, ArmScore
+from cluster.settings import TUNABLE
+from policies import PolicyConfig
 from policies.base import Choice, Context
 
 
@@ -29,3 +31,8 @@ def arm_scores(choice: Choice, context: Context, top: int) -> list[ArmScore]:
 def best(choice: Choice) -> str:
     """What the policy would have served without exploring."""
     return choice.arms[int(choice.scores.argmax())] if choice.explored else choice.arm
+
+
+def tuning(config: PolicyConfig) -> dict[str, float]:
+    """What of the policy's configuration may change while it serves."""
+    return {name: getattr(config, name) for name in sorted(TUNABLE["router"]) if hasattr(config, name)}

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -13,19 +13,21 @@ import numpy as np
 
 from cluster.events import CUSTOM, Cancellation, Completion, Decision, EpisodeStep
 from cluster.request_store import EpisodeMoved, LastStep
-from cluster.settings import RouterSettings
+from cluster.settings import RouterSettings, Settings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
 from services import custom, episodes
 from services.adapters.registry import Adapter
 from services.arms import Arms, announce
+from services.configuration import policy_config
+from services.edge.tracing import tracer
 from services.engine.base import Delta, Encoded, Prompt, Sampling
 from services.episodes import NoArm
 from services.model import Model
 from services.modes import Serving
 from services.offers import Offer, offers
 from services.placement import costs
-from services.reasons import arm_scores, best
+from services.reasons import arm_scores, best, tuning
 from services.schemas import RoutingInfo
 from services.switching import Decider, Routers
 
@@ -135,6 +137,12 @@ class Router:
         """Decide with another trained router from now on."""
         self.contexts, self.modes, self.snapshots = decider
 
+    def tune(self, settings: Settings) -> None:
+        """Go on with other values of tunable settings from the next decision on."""
+        self.settings = settings.router
+        self.routers.tune(settings)
+        self.modes.tune(policy_config(settings), falls_back=settings.guard.fallback)
+
     def check(self) -> None:
         """Raise what ended the following of the Learner, if it has ended."""
         if self._following and self._following.done():
@@ -146,10 +154,16 @@ class Router:
             earlier = await self.store.decision_of_request(call.request_key)
             if earlier:
                 return Routed(call, earlier, fresh=False)
-        encoded = await self.model.encode(call.prompt)
+        with tracer.start_as_current_span("encode"):
+            encoded = await self.model.encode(call.prompt)
         while True:
-            with contextlib.suppress(EpisodeMoved):  # another step of the episode came in between
-                return await self._decide(call, encoded)
+            with (
+                contextlib.suppress(EpisodeMoved),
+                tracer.start_as_current_span("decide", record_exception=False) as span,
+            ):
+                routed = await self._decide(call, encoded)
+                span.set_attributes({"pointsman.decision": routed.decision.id, "pointsman.arm": routed.decision.arm})
+                return routed
 
     async def consider(self, call: Call) -> Considered:
         """What the policy would choose. Raises InvalidPrompt, NoArm, OtherCoordinates. Nothing is logged."""
@@ -222,7 +236,7 @@ class Router:
         return adapter
 
     async def _answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
-        clock, first_ms, ended = _Stopwatch(), None, list[Delta]()
+        clock, first_ms, ended, span = _Stopwatch(), None, list[Delta](), tracer.start_span("generate")
         stream = self.model.generate(routed.call.prompt, routed.decision.gates, routed.call.sampling)
         try:
             yield Delta("")
@@ -235,9 +249,14 @@ class Router:
                 raise RuntimeError("the model's answer ended without a finish reason")
         finally:
             if len(ended) == routed.call.sampling.n:
-                self._spawn(self.store.complete(_completion(routed, ended, clock.ms, first_ms)))
+                completion = _completion(routed, ended, clock.ms, first_ms)
+                span.set_attribute("pointsman.completion_tokens", completion.completion_tokens)
+                self._spawn(self.store.complete(completion))
             else:
                 self._spawn(self.store.cancel(_cancellation(routed.decision.id)))
+            span.set_attributes({"pointsman.decision": routed.decision.id, "pointsman.first_token_ms": first_ms or 0.0})
+            span.end()
+            log.info("answered", extra=_line(routed, ended, clock.ms))
 
     def _decision(self, id_: str, call: Call, considered: Considered) -> Decision:
         choice, offer, context, encoded, step, policy, mode = considered
@@ -261,6 +280,7 @@ class Router:
             policy=policy,
             policy_version=self.snapshots.version,
             mode=mode,
+            tuning=tuning(self.modes.policy.config),
             router=self.contexts.fingerprint,
             eligible=list(choice.arms),
             costs=choice.costs.tolist(),
@@ -310,6 +330,14 @@ def _completion(routed: Routed, ended: list[Delta], latency_ms: float, first_ms:
         replica=last.replica,
         adapters=dict(last.adapters or {}),
     )
+
+
+def _line(routed: Routed, ended: Sequence[Delta], latency_ms: float) -> dict[str, object]:
+    """What the log says of an answer besides its text."""
+    decision = routed.decision
+    reason = ended[-1].finish_reason if len(ended) == routed.call.sampling.n else "cancelled"
+    said = {"decision_id": decision.id, "episode_id": decision.episode, "arm": decision.arm}
+    return {**said, "finish_reason": reason, "latency_ms": round(latency_ms, 1)}
 
 
 def _cancellation(decision_id: str) -> Cancellation:

@@ -39,6 +39,10 @@ class Routers:
         self._arms = arms
         self.configured = configured
 
+    def tune(self, settings: Settings) -> None:
+        """Make deciders with these settings from now on."""
+        self._settings = settings
+
     def make(self, contexts: ContextMap) -> Decider:
         """A decider that believes nothing yet but what the supervised data say."""
         policy = make_policy(self._settings, contexts)

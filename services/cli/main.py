@@ -21,6 +21,7 @@ from services.cli import routers as router_commands
 from services.cli import tables
 from services.cli import training as training_commands
 from services.cli.client import Client, user_message
+from services.cli.deploy import deploy
 from services.cli.forgetting import forget
 from services.cli.options import settings as given_settings
 from services.edge.auth import key_hash
@@ -39,6 +40,7 @@ app.add_typer(router_commands.app, name="router")
 app.add_typer(training_commands.data, name="data")
 app.command()(training_commands.train)
 app.command()(forget)
+app.command()(deploy)
 console = Console()
 _LONG_S = 3600.0
 

@@ -1,8 +1,10 @@
 """Prometheus metrics of one Router."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from policies.evidence import ArmStatistics
 from services.insight.answers import answers
@@ -28,6 +30,10 @@ class Metrics:
         self.delay = Gauge(
             "pointsman_feedback_delay_seconds", "Delay of outcomes.", ("arm", "quantile"), registry=self._all
         )
+        self.pending = Gauge("pointsman_pending", "Decisions without an outcome yet.", ("arm",), registry=self._all)
+        self.learner_age = Gauge(
+            "pointsman_learner_age_seconds", "Seconds since the Learner's last step.", registry=self._all
+        )
         self.version = Gauge("pointsman_policy_version", "Version of the snapshot decided on.", registry=self._all)
         self.behind_events = Gauge(
             "pointsman_behind_events", "Events that the beliefs do not hold yet.", registry=self._all
@@ -51,9 +57,10 @@ class Metrics:
 
     def arms(self, arms: Mapping[str, ArmStatistics]) -> None:
         """Show how each arm does, and how much of its feedback comes, and when; arms that are gone are not shown."""
-        for gauge in (self.coverage, self.delay, self.drifts):
+        for gauge in (self.pending, self.coverage, self.delay, self.drifts):
             gauge.clear()
         for arm, statistics in arms.items():
+            self.pending.labels(arm).set(statistics.pending)
             for direction, worse in (("worse", True), ("better", False)):
                 found = sum(alarm.worse is worse for alarm in statistics.alarms)
                 self.drifts.labels(arm, direction).set(found)
@@ -72,3 +79,23 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition text."""
         return generate_latest(self._all)
+
+
+class _Merged:
+    """The families of several expositions, each sample with the Router that it is of."""
+
+    def __init__(self, texts: Mapping[str, bytes]) -> None:
+        self._families: dict[str, Metric] = {}
+        for router, text in texts.items():
+            for family in text_string_to_metric_families(text.decode()):
+                known = self._families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                known.samples += [each._replace(labels={**each.labels, "router": router}) for each in family.samples]
+
+    def collect(self) -> Iterable[Metric]:
+        """What `generate_latest` asks a registry for."""
+        return self._families.values()
+
+
+def merged(texts: Mapping[str, bytes]) -> bytes:
+    """One exposition of several Routers': a label `router` tells them apart."""
+    return generate_latest(cast(CollectorRegistry, _Merged(texts)))

@@ -4,7 +4,8 @@ import math
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -42,8 +43,9 @@ class Replay:
     """Iterates over the decisions of a log that names what each was based on.
 
     `entries` are the events from the first one on, in stream order; `fold` is empty, and the posterior of `policy` has
-    no arms. Both are configured as they were when the decisions were taken. Which policy served, on which beliefs, and
-    at what costs is read from the log: modes may have changed, and the guard may have let the supervised one serve.
+    no arms. Both are configured as they were when the decisions were taken. Which policy served, on which beliefs, at
+    what costs and with which tunable settings is read from the log: modes may have changed, and the guard may have let
+    the supervised one serve.
     """
 
     def __init__(self, entries: Sequence[Entry], contexts: ContextMap, fold: Fold, policy: Policy) -> None:
@@ -74,6 +76,7 @@ class Replay:
 
     def _decide(self, at: str, decision: Decision) -> Choice:
         policy = self._supervised if decision.mode in ("shadow", "fallback") else self._policy
+        policy.config = replace(policy.config, **cast(Any, decision.tuning))
         return policy.decide(
             policy.posterior.named(self._seen[at]),
             eligible=decision.eligible,

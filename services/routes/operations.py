@@ -1,6 +1,7 @@
 """Health and metrics."""
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +17,10 @@ from services.router import Router
 _LEARNER_PATIENCE_S = 30.0
 
 
-def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> None:
+Exposition = Callable[[], Awaitable[bytes]]
+
+
+def add(app: FastAPI, router: Router, settings: Settings, exposition_of_all: Exposition) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> RedirectResponse:
         return RedirectResponse("/docs")
@@ -51,17 +55,23 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
 
     @app.get("/metrics", tags=["operations"], response_model=None)
     async def prometheus() -> Response:
-        """Prometheus metrics of this Router."""
-        metrics.version.set(router.snapshots.version)
-        behind, alarms = await router.snapshots.behind(), await router.store.alarms()
-        metrics.behind_events.set(behind.events)
-        metrics.behind_seconds.set(behind.age_s)
-        metrics.sealing_failed.set(ALARM in alarms)
-        posterior = router.snapshots.posterior
-        metrics.arms({arm: posterior.statistics(arm) for arm in posterior.arms})
-        metrics.deferred.set(await router.store.deferred_count())
-        metrics.guard(router.snapshots.guard)
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4")
+        """Prometheus metrics of every Router: a scrape sees all of them, whichever it reaches."""
+        return Response(await exposition_of_all(), media_type="text/plain; version=0.0.4")
+
+
+async def exposition(router: Router, metrics: Metrics) -> bytes:
+    """The metrics of one Router as they stand."""
+    metrics.version.set(router.snapshots.version)
+    behind, alarms = await router.snapshots.behind(), await router.store.alarms()
+    metrics.behind_events.set(behind.events)
+    metrics.behind_seconds.set(behind.age_s)
+    metrics.sealing_failed.set(ALARM in alarms)
+    metrics.learner_age.set(time.time() - (await router.store.learner_state()).alive)
+    posterior = router.snapshots.posterior
+    metrics.arms({arm: posterior.statistics(arm) for arm in posterior.arms})
+    metrics.deferred.set(await router.store.deferred_count())
+    metrics.guard(router.snapshots.guard)
+    return metrics.render()
 
 
 def _guard_alarm(router: Router) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -48,15 +47,12 @@ async def lived(make_world: MakeWorld) -> World:
     return world
 
 
-def replayed(
-    entries: Sequence[Entry], world: World, contexts: ContextMap, alpha: float | None = None
-) -> list[Replayed]:
+def replayed(entries: Sequence[Entry], world: World, contexts: ContextMap, policy: str = "linucb") -> list[Replayed]:
     learning = learning_config(world.settings)
     config = policy_config(world.settings)
-    config = config if alpha is None else replace(config, alpha=alpha)
-    policy: Policy = create("linucb", Posterior(Prior(contexts.statistics, learning)), config, contexts.supervision)
+    made: Policy = create(policy, Posterior(Prior(contexts.statistics, learning)), config, contexts.supervision)
     fold = Fold(contexts, learning, {})
-    return list(Replay(entries, contexts, fold, policy))
+    return list(Replay(entries, contexts, fold, made))
 
 
 async def test_every_decision_is_taken_again(lived: World, contexts: ContextMap) -> None:
@@ -84,13 +80,31 @@ async def test_the_log_was_worth_replaying(lived: World) -> None:
 
 async def test_another_policy_or_a_lost_reward_shows(lived: World, contexts: ContextMap) -> None:
     entries = await lived.store.event_range()
-    assert not all(one.same for one in replayed(entries, lived, contexts, alpha=5.0))
+    assert not all(one.same for one in replayed(entries, lived, contexts, "lints"))
     silent = [(at, event) for at, event in entries if event.type != "feedback"]
     again = replayed(silent, lived, contexts)
     assert any(
         abs(dict(zip(one.choice.arms, one.choice.means, strict=True))[scored.arm] - scored.mean) > 1e-3
         for one in again
         for scored in one.decision.scored
+    )
+
+
+async def test_settings_tuned_meanwhile_are_replayed_from_the_log(world: World, contexts: ContextMap) -> None:
+    for alpha in (0.0, 3.0, 0.5):
+        world.router.tune(world.settings.tuned({"router": {"alpha": alpha}}))
+        for number in range(6):
+            answer = await world.ask(f"open the {FAMILIES[number % len(FAMILIES)]} {number}")
+            await world.say({"decision_id": answer["id"], "reward": float(number % 2)})
+        await world.settle()
+    entries = await world.store.event_range()
+    again = replayed(entries, world, contexts)
+    assert {one.decision.tuning["alpha"] for one in again} == {0.0, 3.0, 0.5}
+    assert all(one.same for one in again)
+    scored = [(one, score) for one in again for score in one.decision.scored if score.width > 0]
+    assert all(
+        dict(zip(one.choice.arms, one.choice.scores, strict=True))[score.arm] == pytest.approx(score.score)
+        for one, score in scored
     )
 
 
