@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from cluster.archive import Archive, Damaged
 from cluster.checkpoint import Checkpoint
-from cluster.connection import UNAVAILABLE
+from cluster.connection import LOST, UNAVAILABLE
 from cluster.events import Event
 from cluster.forget_store import ForgetRequest
 from cluster.learner_store import Changes, LedgerRow
@@ -23,14 +23,13 @@ from services.learning.deferral import Deferral
 from services.learning.folding import Folding, Refold
 from services.learning.forgetting import forget
 from services.learning.rewards import FeedbackRules
-from services.learning.sealing import Sealer, SealingConfig, checkpoint_path, drop_checkpoints
+from services.learning.sealing import Sealer, SealingConfig, alone, checkpoint_path
 from services.learning.watch import WatchConfig
 from services.switching import active
 
 log = logging.getLogger(__name__)
 _IDLE_MS = 500  # how long a step waits for the first event
 _RETRY_S = 1.0
-_LOCKED_S = 0.1
 _LOOK_AGAIN_S = 5.0  # for sealed decisions that could not be read
 _ASK_AGAIN_S = 30.0  # before another try to forget what could not be
 _PAGE = 1000
@@ -64,7 +63,6 @@ class Learner:
         self._sealing = sealing
         self._deferral = Deferral(store)
         self._epoch = _NONE
-        self._writes = False  # whether this one holds the archive's lock
         self._look_again = 0.0
         self._ask_again = 0.0
 
@@ -141,16 +139,17 @@ class Learner:
     async def _forget(self, requests: Mapping[str, ForgetRequest]) -> None:
         """Erase what is asked for, and fold what is left from its beginning: then nothing knows of it any more."""
         self._ask_again = time.monotonic() + _ASK_AGAIN_S
-        async with self._writing():
-            try:
+        try:
+            async with alone(self._store.archive):
                 done = await forget(self._store, requests, self._beat)
-            except Damaged as error:
-                await self._store.raise_alarm(FORGETTING, f"{len(requests)} requests to forget wait: {error}")
-                await self._go_on()
-                return
-            if self._store.archive:
-                await asyncio.to_thread(drop_checkpoints, self._store.archive)
-            await self._go_on(afresh=True)
+        except LOST:
+            raise
+        except Exception as error:  # whatever it is, learning goes on
+            log.exception("forgetting is tried again")
+            await self._store.raise_alarm(FORGETTING, f"{len(requests)} requests to forget wait: {error}")
+            await self._go_on()
+            return
+        await self._go_on(afresh=True)
         for id_, one in done.items():
             await self._store.say_forgotten(id_, one)
         await self._store.clear_alarm(FORGETTING)
@@ -178,7 +177,7 @@ class Learner:
         self._position = sealed
         self._outdated = sorted(changes.names)
         self._fold = self._folding.start({})
-        async with self._writing():
+        async with alone(self._store.archive):
             if sealed != START:
                 await self._store.drop_sealed(sealed)
             self._folded = (await self._store.learner_state()).trimmed
@@ -257,23 +256,6 @@ class Learner:
 
     async def _leads(self) -> bool:
         return self._epoch == (await self._store.learner_state()).epoch
-
-    @contextlib.asynccontextmanager
-    async def _writing(self) -> AsyncIterator[None]:
-        """Until the block ends no Sealer writes the archive, neither its own nor another Learner's."""
-        if self._store.archive is None or self._writes:
-            yield
-            return
-        while True:
-            with self._store.archive.lock() as alone:
-                if alone:
-                    self._writes = True
-                    try:
-                        yield
-                    finally:
-                        self._writes = False
-                    return
-            await asyncio.sleep(_LOCKED_S)
 
     @contextlib.asynccontextmanager
     async def _sealing_beside(self) -> AsyncIterator[None]:

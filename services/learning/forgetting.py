@@ -24,6 +24,7 @@ from cluster.events import (
 from cluster.forget_store import ForgetRequest
 from cluster.store import Store
 from cluster.stream import START, stream_order
+from services.learning.sealing import drop_checkpoints
 
 _PAGE = 1000
 
@@ -79,6 +80,8 @@ async def forget(
     await selection.scan_rest()  # from here on nobody appends anything about these decisions
     await selection.unsay(decisions)
     await selection.erase()
+    if store.archive:
+        await asyncio.to_thread(drop_checkpoints, store.archive)
     await store.compact()
     return {
         id_: Forgotten(**one.request.model_dump(), decisions=len(one.decisions), events=one.events)

@@ -1,9 +1,10 @@
 """Sealing: what is folded and no longer hot moves from Redis into the archive, and the checkpoint follows it."""
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from services.learning.folding import Folding, Refold
 log = logging.getLogger(__name__)
 ALARM = "sealing"
 _PAGE = 1000
+_LOCKED_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,18 @@ class SealingConfig:
     segment: int = 5000
     keep_s: float = 0.0
     every_s: float = 5.0
+
+
+@contextlib.asynccontextmanager
+async def alone(archive: Archive | None) -> AsyncIterator[None]:
+    """Until the block ends nobody else writes the archive; waits for whoever does."""
+    while archive:
+        with archive.lock() as free:
+            if free:
+                yield
+                return
+        await asyncio.sleep(_LOCKED_S)
+    yield
 
 
 async def _always() -> bool:
@@ -73,8 +87,8 @@ class Sealer:
         The number of segments sealed. Whatever fails becomes an alarm; only a store that is away raises.
         """
         try:
-            with self._archive.lock() as alone:
-                if not alone or not await self._leads():
+            with self._archive.lock() as free:
+                if not free or not await self._leads():
                     return 0
                 sealed = await self._work(now)
         except LOST:

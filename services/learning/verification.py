@@ -14,7 +14,7 @@ from cluster.checkpoint import Checkpoint
 from cluster.learner_store import Changes
 from cluster.settings import Settings
 from cluster.store import Store
-from cluster.stream import stream_order
+from cluster.stream import START, stream_order
 from policies.checks import Array
 from policies.context import ContextMap
 from policies.evidence import ArmStatistics
@@ -55,7 +55,7 @@ class Verification(BaseModel):
 
 
 class NotComparable(RuntimeError):
-    """What is in use was folded in another way, or is being folded again."""
+    """What is in use was folded in another way, or of events that are not there any more, or is being folded again."""
 
 
 async def verify(store: Store, folding: Folding, *, whole: bool = False) -> Verification:
@@ -68,7 +68,11 @@ async def verify(store: Store, folding: Folding, *, whole: bool = False) -> Veri
         with await asyncio.to_thread(_begin, store, folding, used.position, path, whole) as checkpoint:
             start, refold = checkpoint.position, Refold(store, folding, checkpoint)
             await refold.advance(used.position)
-            return _compare(used, start, refold.arms)
+            found = _compare(used, start, refold.arms)
+        if not found.ok and start == START and (begin := await asyncio.to_thread(_begins, store)) != START:
+            expected = "expected the log from its beginning: compare from the checkpoint"
+            raise NotComparable(f"events up to {begin} are gone, as store.keep_s says, {expected}")
+        return found
 
 
 def _begin(store: Store, folding: Folding, until: str, scratch: Path, whole: bool) -> Checkpoint:
@@ -79,6 +83,12 @@ def _begin(store: Store, folding: Folding, until: str, scratch: Path, whole: boo
             if stream_order(last.position) <= stream_order(until):
                 return last.copy(scratch)
     return Checkpoint(scratch, folding.signature)
+
+
+def _begins(store: Store) -> str:
+    """The stream id after which the log begins, now that old events are gone."""
+    segments = store.archive.segments() if store.archive else []
+    return segments[0].after if segments else START
 
 
 def _compare(used: Changes, start: str, folded: Mapping[str, ArmStatistics]) -> Verification:

@@ -283,6 +283,20 @@ async def test_a_damaged_archive_keeps_it_waiting_and_learning_goes_on(
     assert "acme" not in repr([event for event in await log(shared) if not isinstance(event, Forgotten)])
 
 
+async def test_a_disk_that_refuses_keeps_it_waiting_too(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    await call(shared, "operator", "POST", "/v1/forget", {"tenant": "acme"})
+    monkeypatch.setattr(Archive, "erase", full)
+    await take_over(shared)
+    assert "no space left" in (await shared.store.alarms())[FORGETTING]
+    monkeypatch.undo()
+    await take_over(shared)
+    assert await shared.store.alarms() == {}
+    assert (await verify(shared.store, folding(shared), whole=True)).ok
+
+
 @pytest.mark.parametrize(
     ("key", "body", "status", "param"),
     [

@@ -81,6 +81,32 @@ async def test_frozen_beliefs_do_not_move_and_nothing_is_lost(world: World) -> N
     assert posterior.means(x).tolist() != means
 
 
+async def test_frozen_begins_with_beliefs_that_are_and_is_logged_so(world: World) -> None:
+    """Until the Learner has frozen them the policy goes on as it did; thawed it decides on live ones at once."""
+    await world.ask("open the inbox")
+    await world.fold()
+    assert (await set_mode(world, "frozen"))["chosen"] == "frozen"
+    taken = await decided(world)
+    assert (taken["mode"], taken["basis"]["frozen"]) == ("online", False)
+    await world.fold()
+    taken = await decided(world)
+    assert (taken["mode"], taken["basis"]["frozen"]) == ("frozen", True)
+    assert (await set_mode(world, "shadow"))["mode"] == "shadow"
+    assert (await decided(world))["basis"]["frozen"] is False
+    assert (await set_mode(world, "frozen"))["mode"] == "frozen"  # on those of the last freezing: it is not thawed yet
+    await world.fold()
+    assert (await decided(world))["mode"] == "frozen"
+
+
+async def test_a_deployment_that_begins_frozen_decides_on_the_supervised_data(make_world: MakeWorld) -> None:
+    world = await make_world(router={"mode": "frozen"})
+    await world.say({"decision_id": (await world.ask("open the inbox"))["id"], "reward": 0})
+    await world.fold()
+    taken = await decided(world)
+    assert (taken["mode"], taken["basis"]["frozen"]) == ("frozen", True)
+    assert world.router.snapshots.posterior.statistics("inbox").pulls == 0
+
+
 async def test_a_frozen_arm_keeps_its_beliefs_under_another_name(world: World) -> None:
     await world.say({"decision_id": (await world.ask("open the inbox"))["id"], "reward": 0})
     await set_mode(world, "frozen")

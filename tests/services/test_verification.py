@@ -11,7 +11,7 @@ from services.learner import Learner
 from services.learning.verification import NotComparable, verify
 from tests.services.test_cli import Terminal, plain
 from tests.services.test_fold import decision, reward
-from tests.services.test_sealing import folding, log
+from tests.services.test_sealing import COLD, archive, folding, log, sealer
 from tests.services.world import World, listening
 
 
@@ -69,6 +69,17 @@ async def test_events_that_are_not_folded_yet_do_not_count(world: World) -> None
     assert found.ok
     assert found.position != (await world.store.event_range())[-1][0]
     assert len(await log(world)) > 0
+
+
+async def test_a_log_whose_beginning_is_gone_is_compared_from_the_checkpoint_only(world: World) -> None:
+    await traffic(world)
+    await sealer(world, segment=2).step(COLD)
+    assert (await verify(world.store, folding(world), whole=True)).ok
+    kept = archive(world).segments()[-2]
+    archive(world).drop(kept.after)
+    with pytest.raises(NotComparable, match=r"events up to .* are gone, as store.keep_s says"):
+        await verify(world.store, folding(world), whole=True)
+    assert (await verify(world.store, folding(world))).ok
 
 
 async def test_what_is_folded_in_another_way_is_not_compared(world: World, caplog: pytest.LogCaptureFixture) -> None:
