@@ -282,6 +282,9 @@ class TestTheClientsOwnGates:
         for arm, known in zip(after["arms"], before["arms"], strict=True):
             same = ("arm", "pulls", "pending", "matured")
             assert [arm[name] for name in same] == [known[name] for name in same]
+        view = await world.get(f"/v1/decisions/{answer['id']}")
+        assert (view["ledger"], view["observations"]) == (None, {"anonymous": [1.0, False]})
+        assert "custom" not in (await world.store.changes()).names
         decision = await latest(world)
         assert (decision.id, decision.eligible, decision.scored, decision.basis) == (last["id"], ["custom"], [], None)
         assert decision.adapters == {"calendar": world.registry["calendar"].fingerprint}
