@@ -20,6 +20,7 @@ from cluster.events import (
     Mode,
     ModeChanged,
 )
+from cluster.forget_store import ForgetRequest
 from cluster.roster import UnknownArm
 from policies.evidence import ArmStatistics
 from services.configuration import feedback_rules, learning_config, watch_config
@@ -40,7 +41,7 @@ ROUNDED = ("S", "e", "P", "contributed", "watch", "alarms", "reward_sum", "rewar
 
 
 class Life:
-    """Random decisions, words, endings, changes of arms, modes and γ, sealing and restarts, on a clock of its own."""
+    """Random decisions, words, endings, changes of arms, modes and γ, sealing, deletion, restarts, on its own clock."""
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
@@ -68,6 +69,7 @@ class Life:
         kinds: dict[Callable[[], Awaitable[object]], int] = {
             self.decide: 40, self.say: 32, self.complete: 5, self.cancel: 4, self.time_out: 4, self.rename: 3,
             self.remove: 2, self.release: 2, self.switch: 2, self.seal: 4, self.fade: 1, self.begin: 1,
+            self.forget: 1,
         }  # fmt: skip
         self.now += self.chance.random()
         (kind,) = self.chance.choices(list(kinds), list(kinds.values()))
@@ -133,6 +135,13 @@ class Life:
         """Another γ: everything is folded again."""
         config = replace(self.folding.config, discount=self.chance.choice((0.9, 0.95, 1.0)))
         self.folding = replace(self.folding, config=config)
+        await self.begin()
+
+    async def forget(self) -> None:
+        """A decision or what a key said is deleted."""
+        wanted = self.chance.choice(({"decision_id": self.some_id()}, {"key": self.chance.choice("ab")}))
+        request = ForgetRequest.model_validate({"time": self.now, "by": "operator", **wanted})
+        await self.world.store.ask_to_forget(f"r{self.now}", request)
         await self.begin()
 
     def episode(self) -> str:
