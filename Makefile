@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo serve test lint bench world clean
+.PHONY: help setup demo serve test test-browser lint bench world clean
 
 help:  ## List the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY)  ## Install into .venv.
 
@@ -25,6 +25,13 @@ serve: setup  ## Serve until Ctrl-C; ARGS="--port 9000".
 
 test: setup lint  ## Lint, strict types, and every test that needs neither GPU nor browser; ARGS="-k store".
 	$(BIN)/python -m pytest $(ARGS)
+
+test-browser: setup  ## The dashboard in a headless Chromium, which is installed where root has apt-get.
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[browser]'
+	@command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  apt-get update -qq && apt-get install -y -qq chromium chromium-driver >/dev/null; } || \
+	  { echo "there is no Chromium with its driver (Debian: apt-get install chromium chromium-driver)" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 lint: setup  ## Lint and strict types.
 	$(BIN)/ruff check .

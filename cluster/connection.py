@@ -33,6 +33,7 @@ _SCRIPTS = (
     *("decide", "feedback", "outcome", "timeouts", "arm"),
     *("commit", "changes", "release", "trim"),
     *("forget", "unsay", "erase", "forgotten"),
+    "screen",
 )
 
 

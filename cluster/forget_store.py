@@ -57,7 +57,7 @@ class ForgetStore(Connection):
         prefixes = [self._key(*name) for name in (*names, ("episode", ""), ("course", ""))]
         for some in _batches(list(episodes.items())):
             pairs = [text for id_, episode in some for text in (id_, episode or "")]
-            await self._scripts["forget"]([self._key("deadlines")], [*prefixes, *pairs])
+            await self._scripts["forget"]([self._key("deadlines"), self._key("screens")], [*prefixes, *pairs])
 
     async def unsay(self, target: tuple[str, str], label: str, members: Sequence[str]) -> None:
         """Take back what a source said of a target ("decision" or "episode", and its id), about these decisions."""

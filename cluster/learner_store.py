@@ -210,6 +210,11 @@ class LearnerStore(Connection):
         blobs = await self._redis.mget([self._key("arm", name) for name in names])
         return {name: cast(bytes, blob) for name, blob in zip(names, blobs, strict=True) if blob is not None}
 
+    async def states(self, prefix: str) -> dict[str, bytes]:
+        """What the Learner keeps besides the arms under names that begin with `prefix`, as last committed."""
+        names = [name.decode() for name in cast(list[bytes], await self._redis.hkeys(self._key("arms")))]
+        return await self.arm_blobs(sorted(name for name in names if name.startswith(prefix)))
+
     async def versions(self, after: str, block_ms: int | None = None) -> list[Snapshot]:
         """Versions committed after the stream id `after`, waiting for one as `_read` does.
 

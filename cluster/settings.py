@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from cluster.events import Mode
 
-Scope = Literal["infer", "feedback", "admin"]
+Scope = Literal["infer", "feedback", "inspect", "admin"]
 PolicyName = Literal["linucb", "lints", "greedy", "mlp", "knn", "retrieval", "poly", "fixed"]
 Template = Literal["top2", "soft"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -194,6 +194,10 @@ class StoreSettings(Group):
         0, ge=0, description="Seconds that sealed events are kept (0: for good); at least twice `store.retention_s`."
     )
 
+    keep_screens: int = Field(
+        0, ge=0, le=10000, description="Latest screens kept in Redis, made smaller, for the dashboard (0: none)."
+    )
+
     @model_validator(mode="after")
     def _kept_while_needed(self) -> Self:
         if 0 < self.keep_s < 2 * self.retention_s:
@@ -220,7 +224,9 @@ class ApiKey(Group):
         min_length=1, pattern="^[^/]+$", description="Name of the key, without '/': whose word its feedback is."
     )
     sha256: Annotated[str, AfterValidator(_sha256_hex)] = Field(description="SHA-256 of the key, lower-case hex.")
-    scopes: frozenset[Scope] = Field(description="What the key may do: infer, feedback, admin.")
+    scopes: frozenset[Scope] = Field(
+        description="What the key may do: infer, feedback, inspect (see everything), admin (see and change)."
+    )
     tenant: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9._-]{1,64}$",

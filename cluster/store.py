@@ -15,6 +15,7 @@ from cluster.log_store import LogStore
 from cluster.mode_store import ModeStore
 from cluster.request_store import RequestStore
 from cluster.router_store import RouterStore
+from cluster.screen_store import ScreenStore
 
 R = TypeVar("R", bound=Record)
 _PAGE = 256
@@ -39,7 +40,9 @@ class StoredDecision:
     ledger: LedgerRow | None
 
 
-class Store(RequestStore, LearnerStore, ArmStore, LogStore, ModeStore, DeferredStore, ForgetStore, RouterStore):
+class Store(
+    RequestStore, LearnerStore, ArmStore, LogStore, ModeStore, DeferredStore, ForgetStore, RouterStore, ScreenStore
+):
     """The whole store. See `Connection` for its arguments."""
 
     async def decision(self, decision_id: str) -> StoredDecision | None:

@@ -31,6 +31,7 @@ from services.model import Model, ModelReplica, RemoteModel
 from services.router import Router
 from services.routes import operations
 from services.scaling import Scaling
+from services.screens import Screens
 from services.switching import Routers
 
 
@@ -211,5 +212,11 @@ def build_router(settings: Settings, model: Model) -> Router:
     arms, store = Arms(make_registry(settings)), make_store(settings)
     routers = Routers(settings, store, arms, ContextMap.load(settings.router.path))
     return Router(
-        settings.router, base=settings.model.public_name, model=model, store=store, arms=arms, routers=routers
+        settings.router,
+        base=settings.model.public_name,
+        model=model,
+        store=store,
+        arms=arms,
+        routers=routers,
+        screens=Screens(store, settings.store.keep_screens),
     )

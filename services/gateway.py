@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from cluster.settings import Settings
 from services.edge.auth import key_first, unknown_arms
 from services.edge.errors import answer_errors
+from services.edge.headers import SecurityHeaders
 from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
 from services.edge.rates import Rates
@@ -16,6 +17,7 @@ from services.router import Router
 from services.routes import (
     adapters,
     arms,
+    dashboard,
     evaluation,
     feedback,
     forgetting,
@@ -53,6 +55,7 @@ def build_gateway(
     app.router.route_class = key_first(Rates(settings))
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     app.middleware("http")(measure(metrics))
+    app.add_middleware(SecurityHeaders)
     answer_errors(app)
     inference.add(app, router, settings, metrics)
     feedback.add(app, router, settings, metrics)
@@ -63,5 +66,6 @@ def build_gateway(
     routers.add(app, router, settings)
     evaluation.add(app, router, settings)
     forgetting.add(app, router, settings)
+    dashboard.add(app, router, settings)
     operations.add(app, router, settings, exposition or alone)
     return app

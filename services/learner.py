@@ -213,7 +213,7 @@ class Learner:
 
     async def _commit(self, position: str, now: float, deferred: Sequence[str]) -> None:
         fold, self._position = self._fold, position
-        self._outdated += sorted(fold.population.removed)
+        self._outdated += sorted(fold.gone)
         signature = self._folding.signature
         await self._write(fold.changed(), fold.rows, now, signature=signature, deferred=deferred, said=fold.drifts)
         for drift in fold.drifts:

@@ -29,6 +29,7 @@ from services.offers import Offer, offers
 from services.placement import costs
 from services.reasons import arm_scores, best, tuning
 from services.schemas import RoutingInfo
+from services.screens import Screens
 from services.switching import Decider, Routers
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Router:
         store: Store,
         arms: Arms,
         routers: Routers,
+        screens: Screens,
     ) -> None:
         self.base = base
         self.settings = settings
@@ -104,6 +106,7 @@ class Router:
         self.store = store
         self.arms = arms
         self.routers = routers
+        self.screens = screens
         self.contexts, self.modes, self.snapshots = routers.make(routers.configured)
         self._background: set[asyncio.Task[Any]] = set()
         self._following: asyncio.Task[None] | None = None
@@ -184,6 +187,7 @@ class Router:
             raise
         if decided.fresh and decision.basis:
             snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
+            self._keep_screen(id_, call.prompt)
         return Routed(call, decided.decision, decided.fresh)
 
     async def _last_step(self, call: Call) -> LastStep | None:
@@ -291,6 +295,10 @@ class Router:
             features=encoded.features,
         )
 
+    def _keep_screen(self, id_: str, prompt: Prompt) -> None:
+        if self.screens.has_time and prompt.images:
+            self._spawn(self.screens.keep(id_, prompt.images[-1]))
+
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run to the end even if the request is cancelled now."""
         task = asyncio.ensure_future(work)
@@ -300,7 +308,7 @@ class Router:
     def _written(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.warning("the end of an answer could not be logged: %s", error)
+            log.warning("what follows a request could not be written: %s", error)
 
 
 class _Stopwatch:

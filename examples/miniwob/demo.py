@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ def main(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 32,
     delay: Annotated[int, typer.Option(min=0, help="Requests between an answer and its reward, at least.")] = 30,
     live: Annotated[bool, typer.Option(help="Play real pages in Chromium, on fresh seeds.")] = False,
+    stay: Annotated[bool, typer.Option(help="Keep serving afterwards, for a look at the dashboard.")] = False,
 ) -> None:
     """Serve the embedded model and its adapters, send recorded MiniWoB++ tasks, and watch the router learn.
 
@@ -61,16 +63,15 @@ def main(
         if file and not file.resolve().parent.is_dir():
             raise typer.BadParameter(f"{file}: no such directory")
     if live:
-        _live(quick, seed, json_file)
+        _live(quick, seed, json_file, stay=stay)
     else:
-        _recorded(
-            tell(load_all(), Outcomes.load(), QUICK if quick else FULL, seed), concurrency, delay, picture, json_file
-        )
+        story = tell(load_all(), Outcomes.load(), QUICK if quick else FULL, seed)
+        _recorded(story, concurrency, delay, picture, json_file, stay=stay)
 
 
-def _recorded(story: Story, concurrency: int, delay: int, picture: Path, json_file: Path | None) -> None:
+def _recorded(story: Story, concurrency: int, delay: int, picture: Path, json_file: Path | None, *, stay: bool) -> None:
     """Run the story and report; SystemExit(1) where a promise is not kept."""
-    with _serving() as service:
+    with _serving(stay=stay) as service:
         started = time.monotonic()
         served, feedback = asyncio.run(_drive(service, story, concurrency, delay))
         seconds = round(time.monotonic() - started, 1)
@@ -97,18 +98,22 @@ def _recorded(story: Story, concurrency: int, delay: int, picture: Path, json_fi
     report(title, _lines(success), checks(figures), json_file, **figures)
 
 
-def _live(quick: bool, seed: int, json_file: Path | None) -> None:
+def _live(quick: bool, seed: int, json_file: Path | None, *, stay: bool) -> None:
     find_browser()
-    with _serving() as service:
+    with _serving(stay=stay) as service:
         live_demo.run(service, live_demo.QUICK if quick else live_demo.FULL, seed, json_file)
 
 
 @contextlib.contextmanager
-def _serving() -> Iterator[Service]:
+def _serving(*, stay: bool) -> Iterator[Service]:
     with console.status("Starting Redis, Ray and Serve, loading the model…") as status, serving() as service:
         status.stop()
-        console.print(f"Serving at {service.url}", highlight=False)
+        console.print(f"Serving; the dashboard is at {service.url}/", highlight=False)
         yield service
+        if stay:
+            console.print(f"The dashboard stays at {service.url}/ until Ctrl-C; then come the figures", highlight=False)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
         console.print("Stopping…")
 
 

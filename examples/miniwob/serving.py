@@ -24,6 +24,8 @@ from services.insight.replay import Replay
 from services.learning.folding import Folding
 
 _FOLD_PATIENCE_S = 60.0
+_SCREENS = 60
+"""How many of the latest screens the dashboard shows."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,6 @@ def _settings(adapters: Path, redis_url: str, folder: Path) -> Settings:
             "server": {"host": "127.0.0.1", "port": free_port()},
             "model": {"path": str(MODEL), "adapters": adapters},
             "router": {"path": ROUTER},
-            "store": {"url": redis_url, "prefix": "pointsman-demo:", "data_dir": folder},
+            "store": {"url": redis_url, "prefix": "pointsman-demo:", "data_dir": folder, "keep_screens": _SCREENS},
         }
     )

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
@@ -33,7 +34,10 @@ class Drift(BaseModel):
 
 
 class ArmView(BaseModel):
-    """What is known of one arm. Means and widths are averages over the contexts of recent decisions."""
+    """What is known of one arm. Means and widths are averages over the contexts of recent decisions.
+
+    `served_mean` and `served_width` are over those alone that the arm served.
+    """
 
     arm: str
     pulls: int
@@ -43,6 +47,8 @@ class ArmView(BaseModel):
     reward_interval: tuple[float, float] | None  # 95%, Wilson
     posterior_mean: float | None
     posterior_width: float | None
+    served_mean: float | None
+    served_width: float | None
     prior_trust: float  # κ
     drifts: list[Drift]  # alarms of the residual test, oldest first
     adapter_hash: str | None
@@ -139,20 +145,20 @@ class AdapterView(BaseModel):
         )
 
 
-async def bandit(router: Router) -> BanditView:
-    """Everything about the bandit; averages are over the latest decisions in the store."""
-    recent = await router.store.decisions(_RECENT)
+async def bandit(router: Router, recent: Sequence[StoredDecision] | None = None) -> BanditView:
+    """Everything about the bandit; averages are over `recent`, by default the latest decisions in the store."""
+    recent = await router.store.decisions(_RECENT) if recent is None else recent
     state, behind = await router.store.learner_state(), await router.snapshots.behind()
     resident = set(recent[0].decision.resident) if recent else set(router.arms.registry.paths)
     posterior = router.snapshots.posterior
-    X = _contexts(router, recent)
-    means, widths = (posterior.means(X).mean(0), posterior.widths(X).mean(0)) if len(X) else (None, None)
+    X, served = _contexts(router, recent)
+    means, widths = posterior.means(X), posterior.widths(X)
     views = [
         _arm(
             arm,
             posterior.statistics(arm),
-            None if means is None else float(means[row]),
-            None if widths is None else float(widths[row]),
+            _average(means[:, row], widths[:, row]),
+            _average(means[served == arm, row], widths[served == arm, row]),
             resident=set(router.arms.may_turn_on(arm)) <= resident,
             state=router.arms[arm].state,
         )
@@ -182,16 +188,26 @@ def guard(router: Router) -> GuardView | None:
     return GuardView(**found._asdict()) if found else None
 
 
-def _contexts(router: Router, recent: Sequence[StoredDecision]) -> Array:
-    size = router.contexts.input_dimension
-    features = [np.frombuffer(stored.decision.features, np.float16) for stored in recent]
-    rows = [h for h in features if len(h) == size]
-    return router.contexts.map_batch(np.stack(rows))[0] if rows else np.zeros((0, router.contexts.dimension))
+class _Average(NamedTuple):
+    mean: float | None = None
+    width: float | None = None
 
 
-def _arm(
-    arm: str, known: ArmStatistics, mean: float | None, width: float | None, *, resident: bool, state: str
-) -> ArmView:
+def _average(means: Array, widths: Array) -> _Average:
+    return _Average(float(means.mean()), float(widths.mean())) if len(means) else _Average()
+
+
+def _contexts(router: Router, recent: Sequence[StoredDecision]) -> tuple[Array, np.ndarray[Any, np.dtype[np.str_]]]:
+    """Contexts [n,d] of decisions, and the names of now of the arms that served them."""
+    size = 2 * router.contexts.input_dimension
+    decisions = [stored.decision for stored in recent if len(stored.decision.features) == size]
+    served = np.array([router.arms.current(decision.arm) for decision in decisions], dtype=np.str_)
+    features = [np.frombuffer(decision.features, np.float16) for decision in decisions]
+    X = router.contexts.map_batch(np.stack(features))[0] if features else np.zeros((0, router.contexts.dimension))
+    return X, served
+
+
+def _arm(arm: str, known: ArmStatistics, recent: _Average, served: _Average, *, resident: bool, state: str) -> ArmView:
     return ArmView(
         arm=arm,
         pulls=known.pulls,
@@ -199,8 +215,10 @@ def _arm(
         matured=known.matured,
         reward_mean=known.reward_sum / known.matured if known.matured else None,
         reward_interval=wilson(known.reward_sum, known.matured) if known.matured else None,
-        posterior_mean=mean,
-        posterior_width=width,
+        posterior_mean=recent.mean,
+        posterior_width=recent.width,
+        served_mean=served.mean,
+        served_width=served.width,
         prior_trust=known.kappa,
         drifts=[Drift(**alarm._asdict()) for alarm in known.alarms],
         adapter_hash=known.adapter_hash,

@@ -33,6 +33,7 @@ from services.learning import rewards
 from services.learning.population import Population
 from services.learning.rewards import FeedbackRules
 from services.learning.states import WATCH, States
+from services.learning.timeline import TIMELINE, Timeline
 from services.learning.watch import Watch, WatchConfig
 
 Ledger = Mapping[str, tuple[Decision, LedgerRow | None]]
@@ -61,8 +62,9 @@ class Fold:
         self._detector = Detector(Prior(contexts.statistics, config))
         self._rules = rules
         self._size = contexts.input_dimension * np.dtype(np.float16).itemsize
-        self.states = States(states)
+        self.states = States({name: data for name, data in states.items() if not name.startswith(TIMELINE)})
         self.watch = Watch(watching, contexts, config, states.get(WATCH))
+        self.timeline = Timeline({name: data for name, data in states.items() if name.startswith(TIMELINE)})
         self.population = Population(arms, contexts.dimension, config, self.watch.change)
         self.clear()
 
@@ -76,15 +78,22 @@ class Fold:
         self.population.clear()
         self.states.clear()
         self.watch.touched = False
+        self.timeline.clear()
         self.rows: dict[str, LedgerRow] = {}
         self.drifts: list[DriftFound] = []
         self._decisions: dict[str, Decision] = {}
+
+    @property
+    def gone(self) -> set[str]:
+        """Names of arms and states that are no more."""
+        return self.population.removed | self.timeline.removed
 
     def changed(self) -> dict[str, bytes]:
         """What was touched, serialised: arms by name, and states, whose names no arm has."""
         if self.watch.touched:
             self.states.put(WATCH, self.watch.to_bytes())
-        return {arm: self.arms[arm].to_bytes() for arm in sorted(self.population.touched)} | self.states.changed
+        arms = {arm: self.arms[arm].to_bytes() for arm in sorted(self.population.touched)}
+        return arms | self.states.changed | self.timeline.changed()
 
     @staticmethod
     def references(*events: Event) -> set[str]:
@@ -135,6 +144,7 @@ class Fold:
             (statistics.adapter_hash,) = decision.adapters.values()
         tick = statistics.pull(context.x, decision.time)
         self._decisions[decision.id] = decision
+        self.timeline.decide(decision)
         row = LedgerRow(tick=tick, arm=decision.arm, status="pending", weight=1.0, rewards={}, watched=watched)
         self.rows[decision.id] = row
 
@@ -190,6 +200,7 @@ class Fold:
                 self.rows[decision_id] = after
                 self._teach(decision, before, after, time)
                 self._count(decision, before, after, time)
+                self.timeline.change(decision, before, after, self._rules)
 
     def _teach(self, decision: Decision, before: LedgerRow, after: LedgerRow, time: float) -> None:
         """Move the arm's evidence from one row of the ledger to the next."""

@@ -82,7 +82,7 @@ class Refold:
             fold.apply(event, ledger)
         arms = fold.changed()
         rows = {id_: Placed(self._recent[id_][0], row) for id_, row in fold.rows.items()}
-        self._checkpoint.advance(batch[-1][0], arms, rows, fold.population.removed)
+        self._checkpoint.advance(batch[-1][0], arms, rows, fold.gone)
         fold.clear()
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)

@@ -10,9 +10,9 @@ from services.router import Router
 
 
 def add(app: FastAPI, router: Router, settings: Settings) -> None:
-    operates = needs(settings, "admin")
+    inspects, operates = needs(settings, "inspect"), needs(settings, "admin")
 
-    @app.get("/v1/adapters", tags=["adapters"], dependencies=[operates])
+    @app.get("/v1/adapters", tags=["adapters"], dependencies=[inspects])
     async def adapters() -> list[inspection.AdapterView]:
         """The adapters that can serve."""
         return [inspection.AdapterView.of(adapter) for adapter in router.arms.registry]

@@ -35,9 +35,9 @@ class ArmChange(BaseModel):
 
 
 def add(app: FastAPI, router: Router, settings: Settings) -> None:
-    admins = needs(settings, "admin")
+    inspects, admins = needs(settings, "inspect"), needs(settings, "admin")
 
-    @app.get("/v1/arms", tags=["arms"], dependencies=[admins])
+    @app.get("/v1/arms", tags=["arms"], dependencies=[inspects])
     async def arms() -> dict[str, ArmRecord]:
         """Every arm that there is or was, and its state."""
         return dict(sorted((await router.store.roster()).items()))

@@ -19,7 +19,7 @@ class EvaluationBody(Wire):
 
 
 def add(app: FastAPI, router: Router, settings: Settings) -> None:
-    inspects = needs(settings, "admin")
+    inspects = needs(settings, "inspect")
 
     @app.post("/v1/evaluate", tags=["inspection"], dependencies=[inspects])
     async def evaluate(body: EvaluationBody) -> list[evaluation.PolicyEvaluation]:

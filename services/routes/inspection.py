@@ -15,7 +15,7 @@ from services.router import Router
 
 
 def add(app: FastAPI, router: Router, settings: Settings) -> None:
-    inspects = needs(settings, "admin")
+    inspects = needs(settings, "inspect")
 
     @app.get("/v1/bandit", tags=["inspection"], dependencies=[inspects])
     async def bandit() -> inspection.BanditView:

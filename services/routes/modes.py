@@ -32,7 +32,7 @@ class ModeView(BaseModel):
 
 
 def add(app: FastAPI, router: Router, settings: Settings) -> None:
-    operates = needs(settings, "admin")
+    inspects, operates = needs(settings, "inspect"), needs(settings, "admin")
 
     async def view() -> ModeView:
         chosen = await router.store.mode() or settings.router.mode
@@ -40,7 +40,7 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
             chosen=chosen, mode=router.modes.mode, policy=router.policy.name, guard=inspection.guard(router)
         )
 
-    @app.get("/v1/mode", tags=["operations"], dependencies=[operates])
+    @app.get("/v1/mode", tags=["operations"], dependencies=[inspects])
     async def mode() -> ModeView:
         """Who serves, and what the guard has found."""
         return await view()

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from cluster.settings import Settings
 from services.edge.auth import unknown_arms
@@ -21,10 +21,6 @@ Exposition = Callable[[], Awaitable[bytes]]
 
 
 def add(app: FastAPI, router: Router, settings: Settings, exposition_of_all: Exposition) -> None:
-    @app.get("/", include_in_schema=False)
-    async def index() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
     @app.get("/healthz", tags=["operations"])
     async def health() -> dict[str, str]:
         """Whether the Router runs."""

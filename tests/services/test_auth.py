@@ -16,6 +16,7 @@ from tests.services.world import World, chat
 KEYS = [
     *keys("agents", scopes=("infer",)),
     *keys("judge", scopes=("feedback",)),
+    *keys("viewer", scopes=("inspect",)),
     *keys("operator"),
 ]
 SCOPES: dict[str, list[tuple[str, str, Any]]] = {
@@ -26,10 +27,17 @@ SCOPES: dict[str, list[tuple[str, str, Any]]] = {
     ],
     "feedback": [("POST", "/v1/feedback", {"decision_id": "d", "reward": 1})],
     "admin": [
+        ("POST", "/v1/bandit/arms/inbox/unfreeze", {}),
+        ("POST", "/v1/mode", {"mode": "online"}),
+        ("POST", "/v1/guard/reset", None),
+    ],
+    "inspect": [
         ("GET", "/v1/bandit", None),
         ("GET", "/v1/bandit/arms/inbox", None),
         ("GET", "/v1/arms", None),
-        ("POST", "/v1/bandit/arms/inbox/unfreeze", {}),
+        ("GET", "/v1/mode", None),
+        ("GET", "/v1/timeline", None),
+        ("GET", "/v1/decisions/d/screen", None),
         ("GET", "/v1/decisions", None),
         ("GET", "/v1/decisions/d", None),
         ("GET", "/v1/decisions/d/explain", None),
@@ -53,7 +61,10 @@ async def call(world: World, method: str, path: str, body: Any, authorization: s
 
 @pytest.mark.parametrize(("scope", "method", "path", "body"), CALLS)
 async def test_a_key_opens_what_its_scopes_say(locked: World, scope: str, method: str, path: str, body: Any) -> None:
-    for name, scopes in (("agents", {"infer"}), ("judge", {"feedback"}), ("operator", {"infer", "feedback", "admin"})):
+    everything = {"infer", "feedback", "inspect", "admin"}
+    for name, scopes in (
+        ("agents", {"infer"}), ("judge", {"feedback"}), ("viewer", {"inspect"}), ("operator", everything),
+    ):  # fmt: skip
         response = await call(locked, method, path, body, bearer(name))
         if scope in scopes:
             assert response.status_code in (200, 404)

@@ -28,6 +28,7 @@ from services.learner import Learner
 from services.learning.folding import Folding, Refold
 from services.learning.sealing import Sealer, SealingConfig
 from services.learning.states import WATCH
+from services.learning.timeline import TIMELINE
 from services.learning.verification import verify
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES, features
@@ -183,6 +184,8 @@ async def same(world: World, life: Life, again: Checkpoint) -> None:
         assert exact(one) == exact(other)
         assert one["contributed"] == {key: pytest.approx(word) for key, word in other["contributed"].items()}
     assert blobs[WATCH] == folded[WATCH]
+    buckets = [{name: data for name, data in found.items() if name.startswith(TIMELINE)} for found in (blobs, folded)]
+    assert buckets[0] == buckets[1] != {}
     assert sum(len(ArmStatistics.from_bytes(blobs[arm]).alarms) for arm in life.names.values()) > 0
     rows, placed = await world.store.ledger(life.ids), again.rows(life.ids)
     assert {id_: row for id_, (_, row) in rows.items()} == {id_: found.row for id_, found in placed.items()}

@@ -33,6 +33,8 @@ async def test_the_bandit_shows_beliefs_freshness_and_residency(world: World) ->
     assert (state["behind_events"], state["behind_s"] >= 0) == (2, True)  # a decision and its completion
     assert arms["inbox"]["posterior_mean"] > 0.5 > arms["claims"]["posterior_mean"]
     assert 0 < arms["inbox"]["posterior_width"] < 1
+    assert arms["inbox"]["served_mean"] == pytest.approx(arms["inbox"]["posterior_mean"])  # it served them all
+    assert (arms["claims"]["served_mean"], arms["claims"]["served_width"]) == (None, None)
     assert {name: arm["resident"] for name, arm in arms.items()} == {
         "base": True, "inbox": True, "calendar": False, "claims": False,
     }  # fmt: skip

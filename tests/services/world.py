@@ -33,6 +33,7 @@ from services.gateway import build_gateway
 from services.learner import Learner
 from services.model import ModelReplica
 from services.router import Router
+from services.screens import Screens
 from services.snapshots import SnapshotFollower
 from services.switching import Routers
 from tests.services.fakes import FAMILIES, FakeEngine
@@ -140,6 +141,7 @@ def make_router(settings: Settings, contexts: ContextMap, engine: Engine) -> Rou
         store=store,
         arms=arms,
         routers=Routers(settings, store, arms, contexts),
+        screens=Screens(store, settings.store.keep_screens),
     )
 
 
@@ -153,9 +155,9 @@ async def running(world: World) -> AsyncIterator[World]:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[str]:
-    """The application, started already, on a free loopback port; yields its URL."""
-    config = uvicorn.Config(app, port=0, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
+async def listening(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
+    """The application, started already, on a loopback port (0: a free one); yields its URL."""
+    config = uvicorn.Config(app, port=port, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
 

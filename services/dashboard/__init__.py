@@ -1,0 +1,1 @@
+"""The web page on which people watch the router, and the stream of what it shows."""
