@@ -18,6 +18,7 @@ from cluster.events import Mode
 Scope = Literal["infer", "feedback", "inspect", "admin"]
 PolicyName = Literal["linucb", "lints", "greedy", "mlp", "knn", "retrieval", "poly", "fixed"]
 Template = Literal["top2", "soft"]
+ResidencyName = Literal["lru", "lfu", "gdsf"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -84,7 +85,7 @@ class ModelSettings(Group):
     kv_tokens: int = Field(
         16384, ge=64, description="Tokens whose keys and values a replica holds, of one request or of all together."
     )
-    lora_pages: int = Field(32, ge=1, description="Pages of 8 ranks for the adapters of running requests.")
+    lora_pages: int = Field(32, ge=1, description="Pages of 8 ranks that a step multiplies with at most.")
     prefill_chunk: int = Field(512, ge=1, description="Prompt tokens read at most between two tokens of the answers.")
     max_tokens: int = Field(256, ge=1, description="Most tokens of one answer, and the default of `max_tokens`.")
     encode_blocks: int = Field(
@@ -102,6 +103,16 @@ class ModelSettings(Group):
     def public_name(self) -> str:
         """What clients call the base model."""
         return self.name or Path(self.path).name
+
+
+class CacheSettings(Group):
+    """Where a Model replica keeps adapters: on its device, in host memory, on disk."""
+
+    device_rows: int = Field(
+        256, ge=8, multiple_of=8, description="Rank rows of adapters on the device, in pages of 8, taken at the start."
+    )
+    host_bytes: int = Field(4 << 30, ge=0, description="Bytes of adapters in host memory, ready to be paged in.")
+    policy: ResidencyName = Field("lru", description="Which idle adapter leaves the device when there is no room.")
 
 
 class RouterSettings(Group):
@@ -279,6 +290,7 @@ class Settings(BaseSettings):
 
     server: ServerSettings = Field(default_factory=ServerSettings, description=ServerSettings.__doc__)
     model: ModelSettings = Field(default_factory=ModelSettings, description=ModelSettings.__doc__)
+    cache: CacheSettings = Field(default_factory=CacheSettings, description=CacheSettings.__doc__)
     router: RouterSettings = Field(default_factory=RouterSettings, description=RouterSettings.__doc__)
     learner: LearnerSettings = Field(default_factory=LearnerSettings, description=LearnerSettings.__doc__)
     guard: GuardSettings = Field(default_factory=GuardSettings, description=GuardSettings.__doc__)

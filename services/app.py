@@ -12,10 +12,12 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.settings import ModelSettings, Settings
 from policies.context import ContextMap
+from services.adapters.files import inspect
 from services.arms import Arms
 from services.configuration import (
     feedback_rules,
     learning_config,
+    make_cache,
     make_policy,
     make_registry,
     make_store,
@@ -120,10 +122,8 @@ class ModelDeployment(ModelReplica):
         model = settings.model
         if model.threads:
             torch.set_num_threads(model.threads)
-        registry = make_registry(settings)
         engine = RoutedEngine(
             load(model.path, dtype=model.dtype, device="cuda" if model.gpus else "cpu"),
-            registry.paths,
             max_batch=model.max_batch,
             max_mixture=model.max_mixture,
             kv_tokens=model.kv_tokens,
@@ -131,12 +131,15 @@ class ModelDeployment(ModelReplica):
             prefill_chunk=model.prefill_chunk,
             encode_blocks=model.encode_blocks,
             image_cache=model.image_cache,
+            device_rows=settings.cache.device_rows,
         )
         expected = ContextMap.load(settings.router.path).input_dimension
         if engine.feature_size != expected:
             found = f"{model.path} has {engine.feature_size}"
             raise ValueError(f"router.path: {settings.router.path} was trained on {expected} features, {found}")
-        super().__init__(engine, registry, serve.get_replica_context().replica_id.unique_id)
+        for adapter in make_registry(settings):
+            engine.device.check(inspect(adapter.path))
+        super().__init__(engine, make_cache(settings, engine), serve.get_replica_context().replica_id.unique_id)
 
 
 class LearnerDeployment:

@@ -1,14 +1,19 @@
 """From settings to what the parts are configured with; most of them know nothing of settings."""
 
+from typing import Any
+
 from cluster.archive import Archive
 from cluster.settings import Settings
 from cluster.store import Store
-from policies import Policy, PolicyConfig, create
+from policies import Policy, PolicyConfig, caching, create
 from policies.context import ContextMap
 from policies.guard import GuardConfig
 from policies.posterior import Posterior
 from policies.prior import LearningConfig, Prior
+from services.adapters.cache import AdapterCache
 from services.adapters.registry import Registry
+from services.adapters.shelf import read
+from services.engine.base import Engine
 from services.learning.rewards import FeedbackRules
 from services.learning.sealing import SealingConfig
 from services.learning.watch import WatchConfig
@@ -75,6 +80,12 @@ def sealing_config(settings: Settings) -> SealingConfig:
     """How events leave Redis."""
     store = settings.store
     return SealingConfig(hot_s=store.hot_s, segment=store.segment, keep_s=store.keep_s)
+
+
+def make_cache(settings: Settings, engine: Engine) -> AdapterCache[Any]:
+    """The cache of one engine's adapters. Belongs to the event loop that uses it first."""
+    policy = caching.create(settings.cache.policy)
+    return AdapterCache(engine.device, read, policy, host_bytes=settings.cache.host_bytes)
 
 
 def make_store(settings: Settings) -> Store:

@@ -1,59 +1,78 @@
 """Model: hosts the engine. One replica holds one copy of the weights."""
 
 import asyncio
+import contextlib
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from services.adapters.metadata import InvalidAdapter
-from services.adapters.registry import Adapter, Registry
+from services.adapters.cache import AdapterCache
+from services.adapters.cache_view import CacheView
+from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
+from services.adapters.shelf import Adapter, describe
 from services.engine.base import Delta, Encoded, Engine, InvalidPrompt, Prompt, Sampling
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-E = TypeVar("E", bound=ValueError)
+E = TypeVar("E", bound=Exception)
 
 
 class Model(Protocol):
-    """What the Router asks of the model, wherever it runs."""
+    """What the Router asks of the model, wherever it runs. Adapters come with each request: no replica has a list."""
 
     async def encode(self, prompt: Prompt) -> Encoded:
         """Features of a prompt and the residency of the replica that read it. Raises InvalidPrompt."""
 
-    def generate(self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """The answer, piece by piece."""
+    def generate(
+        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling, adapters: Mapping[str, Adapter]
+    ) -> AsyncGenerator[Delta, None]:
+        """The answer under gates of `adapters`, piece by piece. Raises AdapterUnavailable."""
 
-    async def reload(self, name: str) -> Adapter:
-        """Serve a known adapter as it is on disk now, on every replica. Raises InvalidAdapter."""
+    async def load(self, name: str, path: Path) -> Adapter:
+        """The adapter in a directory, read and found to fit on every replica. Raises InvalidAdapter."""
+
+    async def caches(self) -> list[CacheView]:
+        """The cache of every replica."""
 
 
 class ModelReplica:
-    """An engine behind the Model protocol."""
+    """An engine and the cache of its adapters, behind the Model protocol."""
 
-    def __init__(self, engine: Engine, registry: Registry, replica: str = "local") -> None:
+    def __init__(self, engine: Engine, cache: AdapterCache[Any], replica: str = "local") -> None:
         self._engine = engine
-        self._registry = registry
+        self._cache = cache
         self._replica = replica
 
     async def encode(self, prompt: Prompt) -> Encoded:
         features = await self._engine.encode(prompt)
-        return Encoded(features, self._engine.resident)
+        return Encoded(features, self._cache.resident)
 
     async def generate(
-        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
+        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling, adapters: Mapping[str, Adapter]
     ) -> AsyncGenerator[Delta, None]:
-        served = {name: self._registry[name].fingerprint for name in gates if name in self._registry}
-        async for delta in self._engine.generate(prompt, gates, sampling):
-            yield delta._replace(replica=self._replica, adapters=served) if delta.finish_reason else delta
+        served = {name: adapters[name].fingerprint for name in gates}
+        by_hash: dict[str, float] = defaultdict(float)  # two names may stand for the same weights
+        for name, gate in gates.items():
+            by_hash[served[name]] += gate
+        deltas = self._engine.generate(prompt, by_hash, sampling)
+        async with self._cache.pin(adapters[name] for name in gates), contextlib.aclosing(deltas):
+            async for delta in deltas:
+                yield delta._replace(replica=self._replica, adapters=served) if delta.finish_reason else delta
 
-    async def reload(self, name: str) -> Adapter:
-        adapter = self._registry.read(name)
-        try:
-            await self._engine.load(name, adapter.path)
-        except ValueError as error:
-            raise InvalidAdapter(str(error)) from error
-        self._registry.put(adapter)  # nothing runs in between: whoever is told this hash is served by these weights
+    async def load(self, name: str, path: Path) -> Adapter:
+        adapter = await asyncio.to_thread(describe, name, path)
+        await self._cache.load(adapter)
         return adapter
+
+    async def cache(self) -> CacheView:
+        """This replica's cache."""
+        return replace(self._cache.view(), replica=self._replica)
+
+    async def caches(self) -> list[CacheView]:
+        return [await self.cache()]
 
 
 class RemoteModel:
@@ -71,27 +90,31 @@ class RemoteModel:
             raise _bare(error) from None
 
     async def generate(
-        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
+        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling, adapters: Mapping[str, Adapter]
     ) -> AsyncGenerator[Delta, None]:
-        stream = cast("DeploymentResponseGenerator[Delta]", self._generate.remote(prompt, dict(gates), sampling))
+        asked = self._generate.remote(prompt, dict(gates), sampling, dict(adapters))
+        stream = cast("DeploymentResponseGenerator[Delta]", asked)
         try:
             async for delta in stream:
                 yield delta
         except (asyncio.CancelledError, GeneratorExit):
             stream.cancel()
             raise
-        except InvalidPrompt as error:
+        except (InvalidPrompt, AdapterUnavailable) as error:
             raise _bare(error) from None
 
-    async def reload(self, name: str) -> Adapter:
+    async def load(self, name: str, path: Path) -> Adapter:
         try:
-            adapters: list[Adapter] = await self._handle.broadcast("reload", name).results_async()
+            adapters: list[Adapter] = await self._handle.broadcast("load", name, path).results_async()
         except InvalidAdapter as error:
             raise _bare(error) from None
         found = sorted({adapter.fingerprint for adapter in adapters})
         if len(found) != 1:
             raise InvalidAdapter(f"{name}: the replicas read {found}, expected the same files on every node")
         return adapters[0]
+
+    async def caches(self) -> list[CacheView]:
+        return cast(list[CacheView], await self._handle.broadcast("cache").results_async())
 
 
 def _bare(error: E) -> E:

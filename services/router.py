@@ -17,7 +17,7 @@ from cluster.settings import RouterSettings, Settings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
 from services import custom, episodes
-from services.adapters.registry import Adapter
+from services.adapters.shelf import Adapter
 from services.arms import Arms, announce
 from services.configuration import policy_config
 from services.edge.tracing import tracer
@@ -158,7 +158,7 @@ class Router:
             if earlier:
                 return Routed(call, earlier, fresh=False)
         with tracer.start_as_current_span("encode"):
-            encoded = await self.model.encode(call.prompt)
+            encoded = await self._encode(call.prompt)
         while True:
             with (
                 contextlib.suppress(EpisodeMoved),
@@ -170,8 +170,15 @@ class Router:
 
     async def consider(self, call: Call) -> Considered:
         """What the policy would choose. Raises InvalidPrompt, NoArm, OtherCoordinates. Nothing is logged."""
-        encoded = await self.model.encode(call.prompt)
+        encoded = await self._encode(call.prompt)
         return self._consider(call, encoded, await self._last_step(call), seed=call.episode or "route")
+
+    async def _encode(self, prompt: Prompt) -> Encoded:
+        """Features, and the names of the adapters whose weights of now need no page-in where they were computed."""
+        encoded = await self.model.encode(prompt)
+        hashes = set(encoded.resident)
+        names = tuple(adapter.name for adapter in self.arms.registry if adapter.fingerprint in hashes)
+        return encoded._replace(resident=names)
 
     async def _decide(self, call: Call, encoded: Encoded) -> Routed:
         id_, last = _new_id(), await self._last_step(call)
@@ -234,14 +241,16 @@ class Router:
         """
         if name not in self.arms.registry:
             raise KeyError(name)
-        adapter = await self.model.reload(name)
+        adapter = await self.model.load(name, self.arms.registry[name].path)
         self.arms.registry.put(adapter)
         await announce(self.store, name, adapter.fingerprint, time.time())
         return adapter
 
     async def _answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         clock, first_ms, ended, span = _Stopwatch(), None, list[Delta](), tracer.start_span("generate")
-        stream = self.model.generate(routed.call.prompt, routed.decision.gates, routed.call.sampling)
+        gates = routed.decision.gates
+        adapters = {name: self.arms.registry[name] for name in gates}
+        stream = self.model.generate(routed.call.prompt, gates, routed.call.sampling, adapters)
         try:
             yield Delta("")
             async with contextlib.aclosing(stream):

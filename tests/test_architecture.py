@@ -15,7 +15,7 @@ ALLOWED = {
     "cluster": {"cluster"},
     "services": {"services", "policies", "cluster"},
     "examples": {"examples", "services", "policies", "cluster", "benchmarks/reporting"},
-    "services/engine": {"services/engine"},
+    "services/engine": {"services/engine", "services/adapters"},
     "services/adapters": {"services/adapters", "policies/caching"},
 }
 

@@ -32,9 +32,10 @@ from cluster.store import Store
 from policies.training.artifact import fit_context_map
 from policies.training.classifier import ClassifierConfig
 from policies.training.network import RouterMLP
+from services.adapters.cache import AdapterCache
 from services.adapters.registry import Registry
 from services.app import build_router
-from services.configuration import feedback_rules, learning_config, make_registry, make_store, watch_config
+from services.configuration import feedback_rules, learning_config, make_cache, make_registry, make_store, watch_config
 from services.engine.base import Sampling
 from services.engine.routed import RoutedEngine
 from services.gateway import build_gateway
@@ -82,7 +83,7 @@ def _prepared(subject: Subject, folder: Path, stack: ExitStack) -> tuple[RoutedE
     """The engine, and settings of a service over it whose router was made for its features."""
     checkpoint = subject.make()
     paths = write_adapters(checkpoint, subject.rank, _ADAPTERS, folder / "adapters")
-    engine = RoutedEngine(checkpoint, paths, kv_tokens=8192)
+    engine = RoutedEngine(checkpoint, paths, kv_tokens=8192, device_rows=_ADAPTERS * max(subject.rank, 8))
     stack.callback(engine.close)
     _write_router(engine.feature_size, list(paths), folder / "router")
     redis = stack.enter_context(RedisServer(folder / "redis"))
@@ -119,8 +120,8 @@ class _Server(uvicorn.Server):
 @contextmanager
 def _serving(engine: RoutedEngine, settings: Settings) -> Iterator[str]:
     """The URL of the service, on an event loop and a thread of its own."""
-    registry = make_registry(settings)
-    router = build_router(settings, ModelReplica(engine, registry))
+    registry, cache = make_registry(settings), make_cache(settings, engine)
+    router = build_router(settings, ModelReplica(engine, cache))
     server = _Server(uvicorn.Config(build_gateway(router, settings), port=0, log_level="error"))
     store = make_store(settings)
     learner = Learner(
@@ -130,7 +131,7 @@ def _serving(engine: RoutedEngine, settings: Settings) -> Iterator[str]:
         feedback_rules(settings),
         watching=watch_config(settings),
     )
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(server, learner, store, registry)))
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(server, learner, store, registry, cache)))
     thread.start()
     try:
         yield server.url.result(timeout=60)
@@ -139,12 +140,15 @@ def _serving(engine: RoutedEngine, settings: Settings) -> Iterator[str]:
         thread.join()
 
 
-async def _serve(server: _Server, learner: Learner, store: Store, registry: Registry) -> None:
+async def _serve(server: _Server, learner: Learner, store: Store, registry: Registry, cache: AdapterCache[Any]) -> None:
     async with store:
+        async with cache.pin(registry):
+            pass  # what is measured is not their way to the device
         learning = asyncio.create_task(learner.run(registry))
         await server.serve()
         learning.cancel()
         await asyncio.wait([learning])
+    cache.close()
 
 
 def _ask(http: httpx.Client, request: Request, model: str) -> tuple[float, str]:

@@ -2,16 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 QWEN_COORDINATES = "relative-1000"
 """Qwen3-VL's convention: 0 to 1000 across the screen, whatever its size. Adapters have it unless they say otherwise."""
 
-_FILE = "adapters.json"
+_FILE: Final = "adapters.json"
 
 
 class InvalidAdapter(ValueError):
     """A directory that cannot be served as an adapter, or what is said of it; the message says why."""
+
+
+class AdapterUnavailable(RuntimeError):
+    """An adapter that is known but cannot be loaded now; the message says why."""
 
 
 def coordinates(directory: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from cluster.archive import Damaged
 from cluster.connection import UNAVAILABLE
-from services.adapters.metadata import InvalidAdapter
+from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
 from services.engine.base import InvalidPrompt
 from services.episodes import NoArm, OtherCoordinates
 from services.schemas import UNION_TAGS
@@ -63,6 +63,9 @@ def answer_errors(app: FastAPI) -> None:
     def invalid_adapter(error: InvalidAdapter) -> ApiError:
         return ApiError(400, str(error), param="name", code="invalid_adapter")
 
+    def adapter_unavailable(error: AdapterUnavailable) -> ApiError:
+        return ApiError(503, str(error), param="model", code="adapter_unavailable")
+
     def no_arm(error: NoArm) -> ApiError:
         return ApiError(409, f"model: {error}", param="model", code="no_arm")
 
@@ -88,6 +91,7 @@ def answer_errors(app: FastAPI) -> None:
     app.exception_handler(OtherCoordinates)(handler(other_coordinates))
     app.exception_handler(InvalidAdapter)(handler(invalid_adapter))
     app.exception_handler(Damaged)(handler(damaged))
+    app.exception_handler(AdapterUnavailable)(handler(adapter_unavailable))
     app.exception_handler(HTTPException)(handler(http_error))
     app.exception_handler(Exception)(handler(failure))
     for kind in UNAVAILABLE:

@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from services.adapters.tiers import DeviceTier
 
 FinishReason = Literal["stop", "length"]
 
@@ -93,7 +94,7 @@ class Encoded(NamedTuple):
     """What `encode` tells the router."""
 
     features: bytes  # raw h, float16 [D]: text ‖ vision ‖ has_image
-    resident: tuple[str, ...]  # adapters that need no page-in here
+    resident: tuple[str, ...]  # content hashes of the adapters that need no page-in here
 
 
 class TokenLogprob(NamedTuple):
@@ -130,8 +131,8 @@ class Engine(ABC):
 
     @property
     @abstractmethod
-    def resident(self) -> tuple[str, ...]:
-        """Adapters that can serve without being loaded first."""
+    def device(self) -> DeviceTier[Any]:
+        """Where adapters lie that can serve. What serves is in it from before `generate` is called to its end."""
 
     @abstractmethod
     async def encode(self, prompt: Prompt) -> bytes:
@@ -141,17 +142,9 @@ class Engine(ABC):
     def generate(self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """The answer under `Σ gates[a] · adapter a` (empty: the base alone), piece by piece, choices side by side.
 
-        Closing the iterator gives up the request. Raises InvalidPrompt, KeyError for an adapter that the engine does
-        not have, ValueError for gates or a JSON schema that it cannot serve, EngineStopped when the engine is closed
-        meanwhile.
-        """
-
-    @abstractmethod
-    async def load(self, name: str, path: Path) -> None:
-        """Serve the adapter in the directory `path` as `name`, in place of one that has the name already.
-
-        When this returns, requests that start from then on get the new weights; those that run or wait keep theirs.
-        Raises ValueError for an adapter that does not fit the model (nothing changes), EngineStopped after `close`.
+        a is a key of `device`. Closing the iterator gives up the request. Raises InvalidPrompt, KeyError for an adapter
+        that is not there, ValueError for gates or a JSON schema that it cannot serve, EngineStopped when the engine is
+        closed meanwhile.
         """
 
     @abstractmethod

@@ -13,7 +13,7 @@ from cluster.learner_store import LedgerRow
 from cluster.store import Observation, StoredDecision
 from policies.checks import Array
 from policies.evidence import ArmStatistics
-from services.adapters.registry import Adapter
+from services.adapters.shelf import Adapter
 from services.insight import answers
 from services.insight.answers import Answers
 from services.learning.watch import scores

@@ -2,19 +2,56 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Mapping
-from pathlib import Path
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from services.adapters.files import AdapterFiles
+from services.adapters.metadata import InvalidAdapter
 from services.engine.base import Delta, Engine, FinishReason, InvalidPrompt, Prompt, Sampling, TokenLogprob
 
 FAMILIES = ("calendar", "claims", "inbox")
 HIDDEN = 8
 CONTROL = "<|im_end|>"
 BROKEN_IMAGE = b"broken"
+
+
+@dataclass(frozen=True)
+class FakeBlob:
+    name: str
+    pages: int = 1
+    nbytes: int = 1
+
+
+class FakeDevice:
+    """A tier without memory, which knows which name came in as which key."""
+
+    def __init__(self, capacity: int = 64) -> None:
+        self.capacity = capacity
+        self.names: dict[str, str] = {}
+        self.fits_nothing = False
+
+    def pages_of(self, rank: int) -> int:
+        return min(rank, 1)
+
+    def check(self, files: AdapterFiles) -> None:
+        if self.fits_nothing:
+            raise InvalidAdapter(f"{files.path}: another model's")
+
+    def read(self, name: str, files: AdapterFiles, data: bytearray) -> FakeBlob:
+        self.check(files)
+        assert len(data) == files.size
+        return FakeBlob(name)
+
+    def page_in(self, key: str, host: FakeBlob, pages: Sequence[int]) -> None:
+        assert len(pages) == host.pages
+        self.names[key] = host.name
+
+    def page_out(self, key: str) -> None:
+        del self.names[key]
 
 
 class FakeEngine(Engine):
@@ -29,17 +66,15 @@ class FakeEngine(Engine):
         self.encoded: list[Prompt] = []
         self.generated: list[tuple[Prompt, dict[str, float], Sampling]] = []
         self.given_up = 0
-        self.adapters = list(FAMILIES)
-        self.fits_nothing = False
-        self.loaded: dict[str, Path] = {}
+        self.memory = FakeDevice()
 
     @property
     def feature_size(self) -> int:
         return 2 * HIDDEN + 1
 
     @property
-    def resident(self) -> tuple[str, ...]:
-        return tuple(self.adapters)
+    def device(self) -> FakeDevice:
+        return self.memory
 
     async def encode(self, prompt: Prompt) -> bytes:
         for message in prompt.messages:
@@ -52,7 +87,7 @@ class FakeEngine(Engine):
     async def generate(
         self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
     ) -> AsyncGenerator[Delta, None]:
-        self.generated.append((prompt, dict(gates), sampling))
+        self.generated.append((prompt, {self.memory.names[key]: gate for key, gate in gates.items()}, sampling))
         done = False
         try:
             for number, piece in enumerate(self.pieces):
@@ -67,11 +102,6 @@ class FakeEngine(Engine):
                 yield Delta("", self.finish, *counts, choice=choice)
         finally:
             self.given_up += not done
-
-    async def load(self, name: str, path: Path) -> None:
-        if self.fits_nothing:
-            raise ValueError(f"{path}: another model's")
-        self.loaded[name] = path
 
     def close(self) -> None:
         self.gate.set()

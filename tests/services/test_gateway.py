@@ -276,7 +276,7 @@ class TestRoute:
 
 class TestPlacement:
     async def test_what_is_not_resident_costs_a_page_in(self, world: World) -> None:
-        world.engine.adapters.remove("calendar")
+        world.leave_resident("claims", "inbox")
         explained = (await world.post("/v1/route", chat("open the calendar"))).json()
         costs = {arm["arm"]: arm["cost_ms"] for arm in explained["arms"]}
         assert costs == {"base": 0.0, "inbox": 0.0, "claims": 0.0, "calendar": world.settings.router.page_in_ms}
@@ -284,7 +284,7 @@ class TestPlacement:
 
     async def test_a_high_price_of_waiting_turns_the_choice(self, make_world: MakeWorld) -> None:
         world = await make_world(router={"epsilon_supervised": 0, "epsilon_uniform": 0, "cost_per_ms": 1.0})
-        world.engine.adapters.remove("calendar")
+        world.leave_resident("claims", "inbox")
         assert (await world.ask("open the calendar"))["routing"]["arm"] != "calendar"
 
 

@@ -23,7 +23,7 @@ async def test_the_bandit_shows_beliefs_freshness_and_residency(world: World) ->
     await world.store.heartbeat(1.0)
     assert (await world.get("/v1/bandit"))["contexts"] == 1
     await world.fold()
-    world.engine.adapters = ["inbox"]
+    world.leave_resident("inbox")
     await world.ask("open the inbox")
     await world.settle()
     state = await world.get("/v1/bandit")

@@ -88,7 +88,7 @@ class TestGates:
         assert explained["gates"] == answer["routing"]["gates"]
 
     async def test_a_mixture_costs_what_all_its_adapters_cost(self, mixing: World) -> None:
-        mixing.engine.adapters = ["inbox"]
+        mixing.leave_resident("inbox")
         answer = await mixing.ask("open the calendar")
         decision = await latest(mixing)
         waits = dict(zip(decision.eligible, decision.costs, strict=True))

@@ -35,7 +35,7 @@ async def test_online_is_where_it_begins(world: World) -> None:
 
 async def test_every_arm_that_was_eligible_has_its_cost_in_the_log(make_world: MakeWorld) -> None:
     world = await make_world(router={"top_arms": 1, "page_in_ms": 40})
-    world.engine.adapters = ["inbox"]
+    world.leave_resident("inbox")
     taken = await decided(world)
     assert dict(zip(taken["eligible"], taken["costs"], strict=True)) == {
         "base": 0.0, "calendar": 40.0, "claims": 40.0, "inbox": 0.0,

@@ -30,7 +30,7 @@ POINT = {
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[RoutedEngine]:
-    engine = RoutedEngine(load(WORLD.model.path), Registry(WORLD.model.adapters).paths, kv_tokens=8192)
+    engine = RoutedEngine(load(WORLD.model.path), Registry(WORLD.model.adapters).paths, kv_tokens=8192, device_rows=256)
     yield engine
     engine.close()
 

@@ -126,7 +126,7 @@ async def switched(make_world: MakeWorld) -> World:
     """A world in which operators change modes, the guard raises its alarm, and of each decision one arm is logged."""
     exploring = {**EXPLORING, "epsilon_supervised": 0.05, "top_arms": 1, "page_in_ms": 2000}
     world: World = await make_world(router=exploring, learner={"discount": 0.9}, guard={"delta": 0.05})
-    world.engine.adapters = ["claims"]
+    world.leave_resident("claims")
     chance = random.Random(5)
     for number, mode in enumerate(("online", "frozen", "online", "frozen", "shadow", "frozen", "online", "online")):
         await world.post("/v1/mode", {"mode": mode})

@@ -20,10 +20,12 @@ from cluster.store import Store
 from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
+from services.adapters.cache import AdapterCache
 from services.arms import Arms
 from services.configuration import (
     feedback_rules,
     learning_config,
+    make_cache,
     make_registry,
     make_store,
     watch_config,
@@ -52,13 +54,18 @@ class World:
         self.engine = engine
         self.registry = make_registry(settings)
         self.store = make_store(settings)
-        self.router = make_router(settings, contexts, engine)
+        self.cache = make_cache(settings, engine)
+        self.router = make_router(settings, contexts, engine, self.cache)
         self.app = build_gateway(self.router, settings)
         self.learner = Learner(
             self.store, contexts, learning_config(settings), feedback_rules(settings), watching=watch_config(settings)
         )
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://pointsman")
+
+    def leave_resident(self, *names: str) -> None:
+        """Let all other adapters leave the device."""
+        self.cache.follow([self.registry[name] for name in names])
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -132,12 +139,14 @@ def make_follower(settings: Settings, contexts: ContextMap, store: Store, arms: 
     )
 
 
-def make_router(settings: Settings, contexts: ContextMap, engine: Engine) -> Router:
+def make_router(
+    settings: Settings, contexts: ContextMap, engine: Engine, cache: AdapterCache[Any] | None = None
+) -> Router:
     store, arms = make_store(settings), Arms(make_registry(settings))
     return Router(
         settings.router,
         base=settings.model.public_name,
-        model=ModelReplica(engine, make_registry(settings)),
+        model=ModelReplica(engine, cache or make_cache(settings, engine)),
         store=store,
         arms=arms,
         routers=Routers(settings, store, arms, contexts),
@@ -147,11 +156,16 @@ def make_router(settings: Settings, contexts: ContextMap, engine: Engine) -> Rou
 
 @contextlib.asynccontextmanager
 async def running(world: World) -> AsyncIterator[World]:
-    """The world with its connections open and its arms registered."""
+    """The world with its connections open, its arms registered and its adapters resident."""
     async with world.store, world.app.router.lifespan_context(world.app), world.http:
-        await world.learner.start(world.registry)
+        async with world.cache.pin(world.registry):
+            await world.learner.start(world.registry)
         await world.fold()
-        yield world
+        try:
+            yield world
+        finally:
+            world.cache.check_integrity()
+            world.cache.close()
 
 
 @contextlib.asynccontextmanager
@@ -197,6 +211,6 @@ def write_adapter(directory: Path, name: str, *, weight: float = 1.0, **config: 
 
 
 def write_adapters(directory: Path, names: tuple[str, ...] = FAMILIES) -> Path:
-    for name in names:
-        write_adapter(directory, name)
+    for number, name in enumerate(names):
+        write_adapter(directory, name, weight=10.0 + number)
     return directory

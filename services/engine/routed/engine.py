@@ -3,15 +3,17 @@
 import asyncio
 import math
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from services.engine.base import Delta, Engine, EngineStopped, Prompt, Sampling
 from services.engine.loading import Checkpoint
-from services.engine.routed.lora import Adapter
+from services.engine.routed.layout import Adapter
 from services.engine.routed.outbox import Outbox
+from services.engine.routed.pool import DevicePages
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Scheduler
 from services.engine.routed.stepper import Request, Stepper
@@ -25,7 +27,7 @@ class RoutedEngine(Engine):
     def __init__(
         self,
         checkpoint: Checkpoint,
-        adapters: Mapping[str, Path],
+        adapters: Mapping[str, Path] = MappingProxyType({}),
         *,
         max_batch: int = 16,
         max_mixture: int = 4,
@@ -34,8 +36,14 @@ class RoutedEngine(Engine):
         prefill_chunk: int = 512,
         encode_blocks: int = 2,
         image_cache: int = 64,
+        device_rows: int = 0,
+        bases: Collection[str] = (),
     ) -> None:
-        """The checkpoint becomes the engine's own. Raises ValueError for a model or an adapter that it cannot serve."""
+        """The checkpoint becomes the engine's own. Raises ValueError for a model or an adapter that it cannot serve.
+
+        adapters: those that stay for good, by the name that gates use. device_rows: rank rows of the device tier, for
+        others. bases: what an adapter may say that it was trained on (none: anything).
+        """
         self._runner = Runner(
             checkpoint,
             max_batch=max_batch,
@@ -43,6 +51,8 @@ class RoutedEngine(Engine):
             lora_pages=lora_pages,
             encode_blocks=encode_blocks,
             image_cache=image_cache,
+            device_rows=device_rows,
+            bases=bases,
         )
         self._adapters = {name: self._runner.adapter(path) for name, path in adapters.items()}
         self._max_mixture = max_mixture
@@ -57,8 +67,8 @@ class RoutedEngine(Engine):
         return self._runner.feature_size
 
     @property
-    def resident(self) -> tuple[str, ...]:
-        return tuple(self._adapters)
+    def device(self) -> DevicePages:
+        return self._runner.device_pages
 
     @property
     def running(self) -> int:
@@ -83,11 +93,7 @@ class RoutedEngine(Engine):
                 yield delta
         finally:
             request.cancelled = True
-
-    async def load(self, name: str, path: Path) -> None:
-        if not self._thread.is_alive():
-            raise EngineStopped("the engine was closed")
-        self._adapters[name] = await asyncio.to_thread(self._runner.adapter, path)
+            await request.outbox.closed.wait()  # until then the engine may read the adapters' pages
 
     def close(self) -> None:
         self._stepper.close()
@@ -101,14 +107,20 @@ class RoutedEngine(Engine):
 
     def _members(self, gates: Mapping[str, float]) -> dict[Adapter, float]:
         for name, gate in gates.items():
-            if name not in self._adapters:
-                raise KeyError(f"adapter {name!r}, expected one of {', '.join(self._adapters)}")
             if not math.isfinite(gate):
                 raise ValueError(f"gates: {name} has {gate}, expected a finite number")
         if len(gates) > self._max_mixture:
             raise ValueError(f"gates: {len(gates)} adapters, expected at most {self._max_mixture} (max_mixture)")
-        members = {self._adapters[name]: gate for name, gate in gates.items()}
+        members = {self._adapter(name): gate for name, gate in gates.items()}
         needed, pages = self._runner.window.size(members), self._runner.window.capacity
         if needed > pages:
             raise ValueError(f"gates: {needed} pages of adapters, expected at most {pages} (lora_pages)")
         return members
+
+    def _adapter(self, name: str) -> Adapter:
+        if name in self._adapters:
+            return self._adapters[name]
+        try:
+            return self._runner.device_pages[name]
+        except KeyError:
+            raise KeyError(f"adapter {name!r}, expected one of {', '.join(self._adapters)}, or of the device") from None

@@ -1,17 +1,16 @@
 """Reading a PEFT LoRA: what is served, what is refused by name, and the adapter in the engine's own layout."""
 
-import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from services.adapters.files import CONFIG, AdapterFiles, Tensor
+from services.adapters.metadata import InvalidAdapter
+from services.engine.routed.layout import PAGE, HostAdapter, PageLayout, pages_of
 from services.engine.routed.shape import GROUPS, Shape
 
 _INITIALISED: Final = (True, False, "gaussian", "eva", "orthogonal")  # others change the base weights when they load
@@ -43,117 +42,160 @@ _HARMLESS: Final = frozenset(
 )
 _NAME: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MODULE: Final = re.compile(r"model\.language_model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<name>[a-z]+_proj)")
+_PATTERN: Final = re.compile(r"(?!.*\*\*)[A-Za-z0-9_^](?:[A-Za-z0-9_.^$|-]|\.\*|\\\.)*")  # others may match for hours
+_DTYPES: Final = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
-
-class UnservableAdapter(ValueError):
-    """An adapter that this engine would not serve exactly; the message names it and says why."""
-
-
-@dataclass(frozen=True, eq=False)
-class Adapter:
-    """A LoRA stacked over layers, every module padded with zeros to the rank of the largest.
-
-    The scale α/r (rsLoRA: α/√r) is in `expand`.
-    """
-
-    name: str
-    rank: int
-    shrink: Mapping[str, torch.Tensor]  # group: [layers, modules, rank, in]
-    expand: Mapping[str, torch.Tensor]  # module: [layers, rank, out]
+Pair = dict[str, str]  # side, A or B: name of its tensor
 
 
 class AdapterReader:
-    """Reads adapters for one model."""
+    """Reads adapters for one model, into host memory from which a device can copy."""
 
-    def __init__(self, shape: Shape, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        layout: PageLayout,
+        *,
+        dtype: torch.dtype,
+        pinned: bool = False,
+        pages: int = 1 << 20,
+        bases: Collection[str] = (),
+    ) -> None:
+        """An adapter may take at most `pages`. `bases` are names of the model, by the last part of a path; none: any.
+
+        `pinned` memory is what a GPU copies from without the CPU.
+        """
         self._shape = shape
+        self._layout = layout
         self._dtype = dtype
-        self._device = device
+        self._pinned = pinned
+        self._pages = pages
+        self._bases = bases
 
-    def read(self, directory: Path) -> Adapter:
-        """Raises UnservableAdapter, naming the file and what is wrong."""
-        try:
-            config = json.loads((directory / "adapter_config.json").read_text())
-            _check_config(config)
-            pairs = self._pairs(load_file(directory / "adapter_model.safetensors"))
-            return self._stack(directory.name, pairs, config)
-        except (ValueError, KeyError, OSError, SafetensorError) as error:
-            raise UnservableAdapter(f"adapter {directory.name!r}: {error}") from None
+    def check(self, files: AdapterFiles) -> None:
+        """Raises InvalidAdapter for what configuration and header alone show: all but the numbers."""
+        _Configuration(files, self._bases)
+        for path, pair in self._pairs(files).items():
+            self._check_pair(files, path, pair)
+        if pages_of(files.rank) > self._pages:
+            most = f"expected a rank of at most {self._pages * PAGE} (cache.device_rows, model.lora_pages)"
+            raise InvalidAdapter(f"{files.path / CONFIG}: rank {files.rank}, {most}")
 
-    def _pairs(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-        """A and B by module path, checked against the model."""
-        pairs: dict[str, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            match = _NAME.fullmatch(name)
-            if not match:
-                raise ValueError(f"tensor {name!r}, expected lora_A and lora_B of linear layers alone")
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name}: not all weights are finite")
-            pairs.setdefault(match["module"], {})[match["side"]] = tensor.float()
-        if not pairs:
-            raise ValueError("no tensors, expected lora_A and lora_B of at least one module")
-        for path, pair in pairs.items():
-            self._check_pair(path, pair)
-        return pairs
-
-    def _check_pair(self, path: str, pair: Mapping[str, torch.Tensor]) -> None:
-        module = _MODULE.fullmatch(path)
-        if not module or module["name"] not in self._shape.outputs or int(module["layer"]) >= self._shape.layers:
-            raise ValueError(f"module {path!r}, expected a linear layer of this model's decoder blocks")
-        if set(pair) != {"A", "B"}:
-            raise ValueError(f"module {path!r} has lora_{''.join(pair)} alone, expected lora_A and lora_B")
-        rank, group = pair["A"].shape[0], _group(module["name"])
-        expected = (rank, self._shape.inputs[group]), (self._shape.outputs[module["name"]], rank)
-        if (found := (tuple(pair["A"].shape), tuple(pair["B"].shape))) != expected:
-            raise ValueError(f"module {path!r}: shapes {found}, expected {expected}")
-
-    def _stack(self, name: str, pairs: Mapping[str, Mapping[str, torch.Tensor]], config: Mapping[str, Any]) -> Adapter:
-        rank = max(pair["A"].shape[0] for pair in pairs.values())
-        layers, shape = self._shape.layers, self._shape
-        shrink = {g: torch.zeros(layers, len(ms), rank, shape.inputs[g]) for g, ms in GROUPS.items()}
-        expand = {module: torch.zeros(layers, rank, out) for module, out in shape.outputs.items()}
-        for path, pair in pairs.items():
+    @torch.inference_mode()
+    def read(self, name: str, files: AdapterFiles, data: bytearray) -> HostAdapter:
+        """The adapter in pages. Raises InvalidAdapter, naming the file, the tensor and what is wrong."""
+        self.check(files)
+        _check_finite(files, data)
+        config = _Configuration(files, self._bases)
+        pages = pages_of(files.rank)
+        numbers = torch.zeros(pages, self._layout.size, dtype=self._dtype, pin_memory=self._pinned)
+        views = [self._layout.page(page) for page in numbers]
+        for path, pair in self._pairs(files).items():
             match = _MODULE.fullmatch(path)
             assert match
-            layer, module, own = int(match["layer"]), match["name"], pair["A"].shape[0]
+            layer, module = int(match["layer"]), match["name"]
             group = _group(module)
-            shrink[group][layer, GROUPS[group].index(module), :own] = pair["A"]
-            expand[module][layer, :own] = shape.paired(module, pair["B"] * _scale(path, own, config)).T
-        adapter = Adapter(name, rank, self._moved(shrink), self._moved(expand))
-        if not all(tensor.isfinite().all() for tensor in adapter.expand.values()):
-            raise ValueError(f"lora_alpha {config['lora_alpha']!r} makes weights that are not finite")
-        return adapter
+            place = GROUPS[group].index(module)
+            shrink = _tensor(data, files.tensors[pair["A"]])
+            scale = config.scale(path, len(shrink))
+            expand = self._shape.paired(module, _tensor(data, files.tensors[pair["B"]]).float() * scale).T
+            for view, a, b in zip(views, torch.split(shrink, PAGE), torch.split(expand, PAGE), strict=False):
+                view.shrink[group][layer, place, : len(a)] = a
+                view.expand[module][layer, : len(b)] = b
+        if not _is_finite(numbers):
+            said = f"lora_alpha {files.config['lora_alpha']!r} makes weights that are not finite"
+            raise InvalidAdapter(f"{files.path / CONFIG}: {said} in {self._dtype}")
+        return HostAdapter(name, files.rank, numbers)
 
-    def _moved(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self._device, self._dtype) for name, tensor in tensors.items()}
+    def _pairs(self, files: AdapterFiles) -> dict[str, Pair]:
+        """The names of A and B by module path."""
+        pairs: dict[str, Pair] = {}
+        for name in files.tensors:
+            match = _NAME.fullmatch(name)
+            if not match:
+                expected = "expected lora_A and lora_B of linear layers alone"
+                raise InvalidAdapter(f"{files.weights}: tensor {name!r}, {expected}")
+            pairs.setdefault(match["module"], {})[match["side"]] = name
+        return pairs
+
+    def _check_pair(self, files: AdapterFiles, path: str, pair: Pair) -> None:
+        module = _MODULE.fullmatch(path)
+        where = f"{files.weights}: module {path!r}"
+        if not module or module["name"] not in self._shape.outputs or int(module["layer"]) >= self._shape.layers:
+            raise InvalidAdapter(f"{where}, expected a linear layer of one of the {self._shape.layers} blocks")
+        if set(pair) != {"A", "B"}:
+            raise InvalidAdapter(f"{where} has lora_{''.join(pair)} alone, expected lora_A and lora_B")
+        shapes = [files.tensors[pair[side]].shape for side in "AB"]
+        rank, size_in = (shapes[0] or (0,))[0], self._shape.inputs[_group(module["name"])]
+        expected = (rank, size_in), (self._shape.outputs[module["name"]], rank)
+        for side, found, wanted in zip("AB", shapes, expected, strict=True):
+            if found != wanted or not rank:
+                raise InvalidAdapter(f"{files.weights}: {pair[side]!r} has shape {found}, expected {wanted}")
+        _Configuration(files, self._bases).scale(path, rank)
+
+
+class _Configuration:
+    """What adapter_config.json says, as far as it is understood."""
+
+    def __init__(self, files: AdapterFiles, bases: Collection[str]) -> None:
+        """Raises InvalidAdapter for anything that would not be served exactly."""
+        self._config = files.config
+        self._file = files.path / CONFIG
+        base = str(files.config.get("base_model_name_or_path") or "")
+        if bases and base and Path(base).name not in bases:
+            expected = f"expected {', '.join(sorted(bases))} (cache.bases)"
+            raise self._error(f"base_model_name_or_path: {base!r}, {expected}")
+        if files.config.get("init_lora_weights", True) not in _INITIALISED:
+            expected = ", ".join(map(repr, _INITIALISED))
+            raise self._error(f"init_lora_weights: {files.config['init_lora_weights']!r}, expected one of {expected}")
+        for name, value in files.config.items():
+            if name not in _HARMLESS and value and (name, value) != ("bias", "none"):
+                raise self._error(f"{name}: {value!r} is not supported by this engine, expected none")
+
+    def scale(self, path: str, rank: int) -> float:
+        """α/r, or α/√r for rsLoRA. PEFT lets patterns name a module by its end, and divides by the configured rank."""
+        alpha = self._of_pattern("alpha_pattern", path, self._config.get("lora_alpha"))
+        configured = self._of_pattern("rank_pattern", path, self._config["r"])
+        if configured != rank:
+            raise self._error(f"module {path!r} has rank {rank}, its configuration says {configured}")
+        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            raise self._error(f"lora_alpha: {alpha!r}, expected a finite number")
+        return float(alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank))
+
+    def _of_pattern(self, name: str, path: str, otherwise: Any) -> Any:
+        patterns = self._config.get(name) or {}
+        if not isinstance(patterns, dict):
+            raise self._error(f"{name}: {patterns!r}, expected an object")
+        for key, value in patterns.items():
+            if not _PATTERN.fullmatch(key) or key.count("*") > 2:
+                raise self._error(f"{name}: {key!r}, expected the end of a module's path, with at most two '*'")
+            if re.match(rf"(.*\.)?({key})$", path):
+                return value
+        return otherwise
+
+    def _error(self, message: str) -> InvalidAdapter:
+        return InvalidAdapter(f"{self._file}: {message}")
+
+
+def _tensor(data: bytearray, tensor: Tensor) -> torch.Tensor:
+    """A view of the file's bytes."""
+    dtype = _DTYPES[tensor.dtype]
+    return torch.frombuffer(data, dtype=dtype, count=math.prod(tensor.shape), offset=tensor.start).view(tensor.shape)
+
+
+def _check_finite(files: AdapterFiles, data: bytearray) -> None:
+    for name, tensor in files.tensors.items():
+        found = _tensor(data, tensor)
+        if not _is_finite(found):
+            at = tuple((~found.isfinite()).nonzero()[0].tolist())
+            said = f"{name!r} is {found[at].item()} at {list(at)}, expected finite numbers"
+            raise InvalidAdapter(f"{files.weights}: {said}")
+
+
+def _is_finite(numbers: torch.Tensor) -> bool:
+    """Without a mask of the same size: NaN and infinity both reach the extremes."""
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(numbers))
 
 
 def _group(module: str) -> str:
     return next(group for group, modules in GROUPS.items() if module in modules)
-
-
-def _scale(path: str, rank: int, config: Mapping[str, Any]) -> float:
-    """α/r, or α/√r for rsLoRA. PEFT lets patterns name a module by its end, and divides by the configured rank."""
-    alpha = _of_pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
-    configured = _of_pattern(config.get("rank_pattern"), path, config["r"])
-    if configured != rank:
-        raise ValueError(f"module {path!r} has rank {rank}, its configuration says {configured}")
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ValueError(f"lora_alpha: {alpha!r}, expected a finite number")
-    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
-
-
-def _of_pattern(patterns: Mapping[str, Any] | None, path: str, otherwise: Any) -> Any:
-    matching = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", path))
-    return next(matching, otherwise)
-
-
-def _check_config(config: Mapping[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        raise ValueError(f"peft_type: {config.get('peft_type')!r}, expected 'LORA'")
-    if config.get("init_lora_weights", True) not in _INITIALISED:
-        expected = ", ".join(map(repr, _INITIALISED))
-        raise ValueError(f"init_lora_weights: {config['init_lora_weights']!r}, expected one of {expected}")
-    for name, value in config.items():
-        if name not in _HARMLESS and value and (name, value) != ("bias", "none"):
-            raise ValueError(f"{name}: {value!r} is not supported by this engine")

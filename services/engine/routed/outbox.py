@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 from services.engine.base import Delta
 
-Item = Delta | Exception
+Item = Delta | Exception | None
+"""The last is None: the engine has let go of the request."""
 
 
 class Outbox:
@@ -15,11 +16,15 @@ class Outbox:
     def __init__(self, choices: int = 1) -> None:
         self._choices = choices
         self.loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[Item] = asyncio.Queue()
+        self._items: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+        self.closed = asyncio.Event()  # the engine has let go of the request
 
     def put(self, item: Item) -> None:
         """Hand over the next piece, on the event loop."""
-        self._items.put_nowait(item)
+        if item is None:
+            self.closed.set()
+        else:
+            self._items.put_nowait(item)
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """The pieces up to the one that ends the last answer. Raises what made the request fail."""

@@ -14,12 +14,9 @@ from typing import Final
 import torch
 
 from services.engine.products import Apart, Folded, Matrix
-from services.engine.routed.lora import Adapter
+from services.engine.routed.layout import PAGE, Adapter, Page
 from services.engine.routed.shape import GROUPS, Shape
 from services.engine.routed.weights import Weights
-
-PAGE: Final = 8
-"""Rank rows of a page."""
 
 _SETTLED: Final = 4
 """Steps without a change after which packing the window pays."""
@@ -51,7 +48,7 @@ class PageWindow:
 
     def size(self, adapters: Iterable[Adapter]) -> int:
         """Pages that the adapters need."""
-        return sum(-(-adapter.rank // PAGE) for adapter in adapters)
+        return sum(len(adapter.pages) for adapter in adapters)
 
     def fits(self, adapters: Iterable[Adapter]) -> bool:
         """Whether `pin` would find room now."""
@@ -142,12 +139,11 @@ class PageWindow:
         return [page for page in range(self.pages) if page not in used]
 
     def _place(self, adapter: Adapter) -> None:
-        pages = tuple(self._free()[: self.size([adapter])])
+        pages = tuple(self._free()[: len(adapter.pages)])
         self._places[adapter] = pages
         self._change()
-        for number, page in enumerate(pages):
-            part = slice(number * PAGE, min((number + 1) * PAGE, adapter.rank))
-            self._write(adapter, part, page * PAGE)
+        for page, at in zip(adapter.pages, pages, strict=True):
+            self._write(page, at * PAGE)
 
     def _change(self) -> None:
         self.version += 1
@@ -155,18 +151,13 @@ class PageWindow:
         for matrix in self._adapters:
             matrix.unpack()
 
-    def _write(self, adapter: Adapter, part: slice, at: int) -> None:
-        """Copy rank rows to a page; what they do not fill becomes zero."""
-        filled, end = at + part.stop - part.start, at + PAGE
+    def _write(self, page: Page, at: int) -> None:
         for group, modules in GROUPS.items():
             first = self._weights.above[group]
             rows = self._weights.folded[group][:, first : first + len(modules) * self.ranks]
-            by_module = rows.unflatten(1, (len(modules), self.ranks))
-            by_module[:, :, at:filled] = adapter.shrink[group][:, :, part]
-            by_module[:, :, filled:end] = 0
+            rows.unflatten(1, (len(modules), self.ranks))[:, :, at : at + PAGE] = page.shrink[group]
         for module, rows in self._expand.items():
-            rows[:, at:filled] = adapter.expand[module][:, part]
-            rows[:, filled:end] = 0
+            rows[:, at : at + PAGE] = page.expand[module]
 
 
 def _power_of_two(least: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from services.engine.routed.lora import Adapter
+from services.engine.routed.layout import Adapter
 from services.engine.routed.pages import PageWindow
 from services.engine.routed.shape import GROUPS, Shape
 from services.engine.routed.weights import Weights
@@ -53,12 +53,10 @@ class Own:
 
     def __init__(self, shape: Shape, gates: Mapping[Adapter, float]) -> None:
         self._outs = {group: [shape.outputs[module] for module in modules] for group, modules in GROUPS.items()}
-        self._shrink = {
-            group: _joined([adapter.shrink[group] for adapter in gates], 2).flatten(1, 2) for group in GROUPS
-        }
+        pages = [(page, gate) for adapter, gate in gates.items() for page in adapter.pages]
+        self._shrink = {group: _joined([page.shrink[group] for page, _ in pages], 2).flatten(1, 2) for group in GROUPS}
         self._expand = {
-            module: _joined([_gated(adapter.expand[module], gate) for adapter, gate in gates.items()], 1)
-            for module in shape.outputs
+            module: _joined([_gated(page.expand[module], gate) for page, gate in pages], 1) for module in shape.outputs
         }
 
     def add(self, group: str, layer: int, y: torch.Tensor, x: torch.Tensor) -> None:

@@ -1,12 +1,14 @@
 """The model of one engine thread: reads prompts, computes what a plan says, and the router's features."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as Ordered
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from services.adapters import files
 from services.engine.answer import Answer
 from services.engine.base import Prompt, Sampling
 from services.engine.features import EarlyFeatures
@@ -15,8 +17,10 @@ from services.engine.loading import Checkpoint
 from services.engine.routed import decoder
 from services.engine.routed.decoder import Decoder, Visual
 from services.engine.routed.kv import KvArena
-from services.engine.routed.lora import Adapter, AdapterReader
-from services.engine.routed.pages import PAGE, PageWindow
+from services.engine.routed.layout import PAGE, Adapter, PageLayout
+from services.engine.routed.lora import AdapterReader
+from services.engine.routed.pages import PageWindow
+from services.engine.routed.pool import DevicePages
 from services.engine.routed.projections import Own, Packed, Plain, Projections, Prompts
 from services.engine.routed.scheduler import Chunk
 from services.engine.routed.sequence import Sequence
@@ -40,6 +44,8 @@ class Runner:
         lora_pages: int,
         encode_blocks: int,
         image_cache: int,
+        device_rows: int = 0,
+        bases: Collection[str] = (),
     ) -> None:
         model, tokenizer, images = checkpoint
         self._dtype, self._device = model.dtype, model.device
@@ -54,7 +60,17 @@ class Runner:
         self._rotary = Rotary(model)
         self._features = EarlyFeatures(shape.hidden)
         self._weights = Weights(model, shape, lora_pages * PAGE)
-        self.adapter = AdapterReader(shape, dtype=self._dtype, device=self._device).read
+        self._layout = PageLayout(shape)
+        pages = device_rows // PAGE
+        self._reader = AdapterReader(
+            shape,
+            self._layout,
+            dtype=self._dtype,
+            pinned=self._device.type == "cuda",
+            pages=min(lora_pages, pages or lora_pages),
+            bases=bases,
+        )
+        self.device_pages = DevicePages(self._layout, self._reader, pages, dtype=self._dtype, device=self._device)
         self._decoder = Decoder(self._weights, shape)
         self._plain = Plain(self._weights)
         self._packed: Projections = self._plain
@@ -66,6 +82,11 @@ class Runner:
     def feature_size(self) -> int:
         """D of the raw features."""
         return self._features.size
+
+    def adapter(self, path: Path) -> Adapter:
+        """The adapter of a directory, in memory of its own. Raises InvalidAdapter."""
+        described, data, _ = files.read(path)
+        return self._layout.adapter(self._reader.read(path.name, described, data), self._device)
 
     @torch.inference_mode()
     def read_routed(self, prompt: Prompt) -> tuple[Tokens, slice]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from services.engine.answer import Answer
-from services.engine.routed.lora import Adapter
+from services.engine.routed.layout import Adapter
 from services.engine.routed.projections import Own
 from services.engine.sampler import Sampler
 from services.engine.tokens import Tokens

@@ -27,6 +27,7 @@ class Request:
     outbox: Outbox
     others: list[Sequence] = field(default_factory=list)  # choices that wait until the first one has read the prompt
     cancelled: bool = False
+    running: int = 0  # sequences that wait for their turn or are answered
 
 
 class _Job(NamedTuple):
@@ -68,7 +69,7 @@ class Stepper:
 
     def submit(self, request: Request) -> None:
         """Answer a request into its outbox. Raises EngineStopped."""
-        self._put(_Job(lambda: self._add(request), lambda error: self._postman.take(request.outbox, error)))
+        self._put(_Job(lambda: self._add(request), lambda error: self._say_last(request, error)))
 
     def close(self) -> None:
         """Let the thread end; everything unfinished fails with EngineStopped."""
@@ -109,9 +110,15 @@ class Stepper:
             block, computes = False, job.computes
 
     def _add(self, request: Request) -> None:
-        if not request.cancelled:
-            self._requests[request.sequence] = request
-            self._scheduler.add(request.sequence)
+        if request.cancelled:
+            self._say_last(request, None)
+            return
+        self._enter(request, request.sequence)
+        self._scheduler.add(request.sequence)
+
+    def _enter(self, request: Request, sequence: Sequence) -> None:
+        self._requests[sequence] = request
+        request.running += 1
 
     def _run(self, plan: Plan) -> list[tuple[list[Sequence], torch.Tensor]]:
         """Logits [n, vocabulary] of the sequences that now know their next token."""
@@ -151,7 +158,7 @@ class Stepper:
         request, together = self._requests[sequence], [sequence]
         while request.others:
             other = request.others.pop(0)
-            self._requests[other] = request
+            self._enter(request, other)
             if self._scheduler.fork(sequence, other):
                 together.append(other)
             else:
@@ -181,15 +188,23 @@ class Stepper:
             else:
                 self._postman.take(self._requests[sequence].outbox, delta)
 
-    def _end(self, sequence: Sequence, last: Delta | Exception) -> None:
+    def _end(self, sequence: Sequence, last: Delta | Exception | None) -> None:
         self._scheduler.remove(sequence)
-        self._postman.take(self._requests.pop(sequence).outbox, last)
+        request = self._requests.pop(sequence)
+        request.running -= 1
+        self._say_last(request, last)
+
+    def _say_last(self, request: Request, last: Delta | Exception | None) -> None:
+        """The last of a choice; and, when nothing of the request is left here, that it may let go of its adapters."""
+        if last is not None:
+            self._postman.take(request.outbox, last)
+        if not request.running:
+            self._postman.take(request.outbox, None)
 
     def _drop_cancelled(self) -> None:
         for sequence, request in list(self._requests.items()):
             if request.cancelled:
-                self._scheduler.remove(sequence)
-                del self._requests[sequence]
+                self._end(sequence, None)
 
     def _stop(self) -> None:
         stopped = EngineStopped("the engine was closed")
