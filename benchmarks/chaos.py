@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -139,6 +140,8 @@ def main(
         "kills": _figures(outcome.kills),
         "arms": outcome.whole.model_dump()["arms"],
     }
+    if with_serve and served is None:
+        checks.append(Check("the service on Ray Serve", 0, "starts, and is whole after every kill", False))
     if served:
         Console().print(serving.table(served))
         checks += serving.checks(served, each)
@@ -146,9 +149,14 @@ def main(
     report(title, _table(outcome), checks, json_file, **figures)
 
 
-def _serve(directory: Path, each: int, seed: int, progress: Progress) -> serving.ServeOutcome:
+def _serve(directory: Path, each: int, seed: int, progress: Progress) -> serving.ServeOutcome | None:
+    """The outcome on Serve; none if it did not come up again: what was found before is reported all the same."""
     bar = progress.add_task("killing replicas", total=each * len(serving.DEPLOYMENTS))
-    return serving.storm(directory, each, seed, lambda _: progress.advance(bar))
+    try:
+        return serving.storm(directory, each, seed, lambda _: progress.advance(bar))
+    except (RuntimeError, TimeoutError):
+        traceback.print_exc()
+        return None
 
 
 if __name__ == "__main__":
