@@ -200,6 +200,12 @@ class StoreSettings(Group):
     archive: Path | None = Field(
         None, description="Directory of the sealed events; empty: `archive` in `store.data_dir`."
     )
+    patience_s: float = Field(
+        2.0, gt=0, description="Seconds that a decision waits for Redis; then it is served and kept by its Router."
+    )
+    journal: int = Field(
+        1000, ge=0, description="Decisions that a Router keeps while Redis is away (0: requests get a 503 then)."
+    )
     segment: int = Field(5000, ge=1, description="Events of one sealed file.")
     keep_s: float = Field(
         0, ge=0, description="Seconds that sealed events are kept (0: for good); at least twice `store.retention_s`."

@@ -28,6 +28,7 @@ from services.edge.metrics import Metrics, merged
 from services.engine.loading import load
 from services.engine.routed import RoutedEngine
 from services.gateway import build_gateway
+from services.journal import Journal
 from services.learner import Learner
 from services.model import Model, ModelReplica, RemoteModel
 from services.router import Router
@@ -222,4 +223,5 @@ def build_router(settings: Settings, model: Model) -> Router:
         arms=arms,
         routers=routers,
         screens=Screens(store, settings.store.keep_screens),
+        journal=Journal(store, bound=settings.store.journal, patience_s=settings.store.patience_s),
     )

@@ -6,13 +6,14 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from cluster.connection import UNAVAILABLE
 from cluster.events import CUSTOM, Cancellation, Completion, Decision, EpisodeStep
-from cluster.request_store import EpisodeMoved, LastStep
+from cluster.request_store import Decided, EpisodeMoved, LastStep
 from cluster.settings import RouterSettings, Settings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
@@ -23,6 +24,7 @@ from services.configuration import policy_config
 from services.edge.tracing import tracer
 from services.engine.base import Delta, Encoded, Prompt, Sampling
 from services.episodes import NoArm
+from services.journal import Journal
 from services.model import Model
 from services.modes import Serving
 from services.offers import Offer, offers
@@ -56,11 +58,15 @@ class Call:
 
 
 class Routed(NamedTuple):
-    """A request with its durable decision, fresh unless an earlier attempt of the request had got it already."""
+    """A request with its decision, fresh unless an earlier attempt of the request had got it already.
+
+    The decision is `durable` unless the store is away: then this Router keeps it until the store is back.
+    """
 
     call: Call
     decision: Decision
     fresh: bool
+    durable: bool = True
 
     @property
     def info(self) -> RoutingInfo:
@@ -69,7 +75,7 @@ class Routed(NamedTuple):
         return RoutingInfo(
             decision_id=self.decision.id,
             resident=set(self.decision.gates) <= set(self.decision.resident),
-            durable=True,
+            durable=self.durable,
             **{name: getattr(self.decision, name) for name in fields},
         )
 
@@ -99,6 +105,7 @@ class Router:
         arms: Arms,
         routers: Routers,
         screens: Screens,
+        journal: Journal,
     ) -> None:
         self.base = base
         self.settings = settings
@@ -107,9 +114,11 @@ class Router:
         self.arms = arms
         self.routers = routers
         self.screens = screens
+        self.journal = journal
         self.contexts, self.modes, self.snapshots = routers.make(routers.configured)
         self._background: set[asyncio.Task[Any]] = set()
         self._following: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     @property
     def policy(self) -> Policy:
@@ -121,14 +130,20 @@ class Router:
         await self.store.open()
         await self.routers.start(self)
         self._following = asyncio.create_task(self._follow())
+        self._writing = asyncio.create_task(self.journal.run())
         return self
 
     async def __aexit__(self, *error: object) -> None:
         """Stop following, and wait for what is still being written."""
-        while self._following and not self._following.done():
-            self._following.cancel()  # more than once: on Python 3.11 the Redis client can swallow one
-            await asyncio.wait([self._following], timeout=0.1)
+        for task in (self._following, self._writing):
+            while task and not task.done():
+                task.cancel()  # more than once: on Python 3.11 the Redis client can swallow one
+                await asyncio.wait([task], timeout=0.1)
         await asyncio.gather(*self._background, return_exceptions=True)
+        try:
+            await self.journal.drain()
+        except UNAVAILABLE as error:
+            log.warning("%d decisions are lost: the store is away (%s)", self.journal.size, error)
         await self.store.close()
 
     async def _follow(self) -> None:
@@ -147,16 +162,18 @@ class Router:
         self.modes.tune(policy_config(settings), falls_back=settings.guard.fallback)
 
     def check(self) -> None:
-        """Raise what ended the following of the Learner, if it has ended."""
-        if self._following and self._following.done():
-            self._following.result()
+        """Raise what ended the following of the Learner or the writing of what was kept, if one has ended."""
+        for task in (self._following, self._writing):
+            if task and task.done():
+                task.result()
 
     async def route(self, call: Call) -> Routed:
-        """Encode, decide, and make the decision durable. A retry gets the decision of its first attempt."""
-        if call.is_retry and call.request_key:
-            earlier = await self.store.decision_of_request(call.request_key)
-            if earlier:
-                return Routed(call, earlier, fresh=False)
+        """Encode, decide, and make the decision durable. A retry gets the decision of its first attempt.
+
+        While the store is away decisions are taken on the last snapshot and kept by the journal. Raises Full.
+        """
+        if call.is_retry and call.request_key and (earlier := await self._earlier(call.request_key)):
+            return Routed(call, earlier, fresh=False)
         with tracer.start_as_current_span("encode"):
             encoded = await self._encode(call.prompt)
         while True:
@@ -164,7 +181,7 @@ class Router:
                 contextlib.suppress(EpisodeMoved),
                 tracer.start_as_current_span("decide", record_exception=False) as span,
             ):
-                routed = await self._decide(call, encoded)
+                routed = await self._decided(call, encoded)
                 span.set_attributes({"pointsman.decision": routed.decision.id, "pointsman.arm": routed.decision.arm})
                 return routed
 
@@ -180,18 +197,46 @@ class Router:
         names = tuple(adapter.name for adapter in self.arms.registry if adapter.fingerprint in hashes)
         return encoded._replace(resident=names)
 
+    async def _earlier(self, request_key: str) -> Decision | None:
+        """The decision that an earlier attempt of the request got, as far as the store answers."""
+        if self.journal.away:
+            return None
+        with contextlib.suppress(*(UNAVAILABLE if self.journal.bound else ())):
+            async with self.journal.patience():
+                return await self.store.decision_of_request(request_key)
+        return None
+
+    async def _decided(self, call: Call, encoded: Encoded) -> Routed:
+        if not self.journal.away:
+            try:
+                return await self._decide(call, encoded)
+            except UNAVAILABLE:
+                if not self.journal.bound:
+                    raise
+        return self._decide_alone(replace(call, episode=None), encoded)
+
+    def _decide_alone(self, call: Call, encoded: Encoded) -> Routed:
+        """Decide without the store, which alone knows the request's episode: the decision stands by itself."""
+        id_, snapshots = _new_id(), self.snapshots
+        considered = self._consider(call, encoded, None, seed=id_)
+        decision = self._decision(id_, call, considered)
+
+        def written(decided: Decided) -> None:
+            if decision.basis:
+                snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
+
+        self.journal.keep(decision, written)
+        return Routed(call, decision, fresh=True, durable=False)
+
     async def _decide(self, call: Call, encoded: Encoded) -> Routed:
-        id_, last = _new_id(), await self._last_step(call)
+        async with self.journal.patience():
+            id_, last = _new_id(), await self._last_step(call)
         snapshots = self.snapshots  # another router may be adopted while the decision is written
         considered = self._consider(call, encoded, last, seed=call.episode or id_)
         decision = self._decision(id_, call, considered)
-        try:
-            decided = await self.store.decide(
-                decision, call.request_key, self.settings.retry_window_s, replace=not call.is_retry, after=last
-            )
-        except asyncio.CancelledError:  # it may have been written all the same
-            self._spawn(self.store.cancel(_cancellation(id_)))
-            raise
+        decided = await self.journal.decide(
+            decision, call.request_key, self.settings.retry_window_s, replace=not call.is_retry, after=last
+        )
         if decided.fresh and decision.basis:
             snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
             self._keep_screen(id_, call.prompt)
@@ -264,9 +309,9 @@ class Router:
             if len(ended) == routed.call.sampling.n:
                 completion = _completion(routed, ended, clock.ms, first_ms)
                 span.set_attribute("pointsman.completion_tokens", completion.completion_tokens)
-                self._spawn(self.store.complete(completion))
+                self._spawn(self.journal.end(completion))
             else:
-                self._spawn(self.store.cancel(_cancellation(routed.decision.id)))
+                self._spawn(self.journal.end(_cancellation(routed.decision.id)))
             span.set_attributes({"pointsman.decision": routed.decision.id, "pointsman.first_token_ms": first_ms or 0.0})
             span.end()
             log.info("answered", extra=_line(routed, ended, clock.ms))

@@ -14,6 +14,7 @@ from cluster.connection import UNAVAILABLE
 from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
 from services.engine.base import InvalidPrompt
 from services.episodes import NoArm, OtherCoordinates
+from services.journal import Full
 from services.schemas import UNION_TAGS
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ def answer_errors(app: FastAPI) -> None:
     def no_arm(error: NoArm) -> ApiError:
         return ApiError(409, f"model: {error}", param="model", code="no_arm")
 
-    def unavailable(_: Exception) -> ApiError:
-        return ApiError(503, "the store is away, nothing was lost: try again", code="store_away", retry_after_s=1)
+    def unavailable(error: Exception) -> ApiError:
+        what = str(error) if isinstance(error, Full) else "the store is away, nothing was lost: try again"
+        return ApiError(503, what, code="store_away", retry_after_s=1)
 
     def damaged(error: Damaged) -> ApiError:
         return ApiError(503, f"the archive: {error}", code="archive_damaged", retry_after_s=60)

@@ -34,6 +34,10 @@ class Metrics:
         self.learner_age = Gauge(
             "pointsman_learner_age_seconds", "Seconds since the Learner's last step.", registry=self._all
         )
+        self.store_away = Gauge("pointsman_store_away", "1 while Redis does not answer.", registry=self._all)
+        self.kept = Gauge(
+            "pointsman_kept_decisions", "Decisions that wait for Redis to be written.", registry=self._all
+        )
         self.version = Gauge("pointsman_policy_version", "Version of the snapshot decided on.", registry=self._all)
         self.behind_events = Gauge(
             "pointsman_behind_events", "Events that the beliefs do not hold yet.", registry=self._all

@@ -1,5 +1,6 @@
 """Health and metrics."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import Response
 
+from cluster.connection import UNAVAILABLE
 from cluster.settings import Settings
 from services.edge.auth import unknown_arms
 from services.edge.errors import ApiError
@@ -15,6 +17,7 @@ from services.learning.sealing import ALARM
 from services.router import Router
 
 _LEARNER_PATIENCE_S = 30.0
+_STORE_PATIENCE_S = 2.0
 
 
 Exposition = Callable[[], Awaitable[bytes]]
@@ -56,18 +59,29 @@ def add(app: FastAPI, router: Router, settings: Settings, exposition_of_all: Exp
 
 
 async def exposition(router: Router, metrics: Metrics) -> bytes:
-    """The metrics of one Router as they stand."""
+    """The metrics of one Router as they stand; without what only the store knows while it is away."""
+    away = router.journal.away
+    try:
+        async with asyncio.timeout(_STORE_PATIENCE_S):
+            await _ask_store(router, metrics)
+    except UNAVAILABLE:
+        away = True
+    metrics.store_away.set(away)
+    metrics.kept.set(router.journal.size)
     metrics.version.set(router.snapshots.version)
+    posterior = router.snapshots.posterior
+    metrics.arms({arm: posterior.statistics(arm) for arm in posterior.arms})
+    metrics.guard(router.snapshots.guard)
+    return metrics.render()
+
+
+async def _ask_store(router: Router, metrics: Metrics) -> None:
     behind, alarms = await router.snapshots.behind(), await router.store.alarms()
     metrics.behind_events.set(behind.events)
     metrics.behind_seconds.set(behind.age_s)
     metrics.sealing_failed.set(ALARM in alarms)
     metrics.learner_age.set(time.time() - (await router.store.learner_state()).alive)
-    posterior = router.snapshots.posterior
-    metrics.arms({arm: posterior.statistics(arm) for arm in posterior.arms})
     metrics.deferred.set(await router.store.deferred_count())
-    metrics.guard(router.snapshots.guard)
-    return metrics.render()
 
 
 def _guard_alarm(router: Router) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ async def test_requests_fail_clearly_and_work_again(
 ) -> None:
     server = RedisServer(tmp_path).start()
     try:
-        world: World = await make_world(store={"url": server.url})
+        world: World = await make_world(store={"url": server.url, "journal": 0})
         before = await world.ask("open the inbox")
         await world.say({"decision_id": before["id"], "reward": 1})
         await world.fold()
@@ -52,5 +55,80 @@ async def test_requests_fail_clearly_and_work_again(
         assert await world.kinds() == ["decision", "completion", "feedback", "decision", "completion"]
         arm = await world.arm("inbox")
         assert (arm["pulls"], arm["pending"], arm["matured"]) == (2, 1, 1)
+    finally:
+        server.stop()
+
+
+async def test_requests_are_served_from_the_last_snapshot_and_written_later(
+    make_world: MakeWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path).start()
+    try:
+        world: World = await make_world(store={"url": server.url, "journal": 3, "patience_s": 0.5})
+        known = await world.ask("open the inbox", episode="run")
+        with caplog.at_level(logging.CRITICAL):
+            server.stop()
+            served = [await world.post("/v1/chat/completions", chat("open the inbox")) for _ in range(2)]
+            stepping = await world.http.post(
+                "/v1/chat/completions", json=chat("open the claims"), headers={"X-Episode-Id": "run"}
+            )
+            for response in (*served, stepping):
+                assert response.status_code == 200, response.text
+                assert response.headers["x-pointsman-durable"] == "false"
+                assert response.json()["routing"]["durable"] is False
+            refused = await world.post("/v1/chat/completions", chat("open the inbox"))
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert "3 decisions are kept, expected fewer than 3" in refused.json()["error"]["message"]
+            rewarded = await world.post("/v1/feedback", {"decision_id": served[0].json()["id"], "reward": 1})
+            assert (rewarded.status_code, rewarded.json()["error"]["code"]) == (503, "store_away")
+            text = (await world.http.get("/metrics")).text
+            assert "pointsman_store_away 1.0" in text
+            assert "pointsman_kept_decisions 3.0" in text
+            server.start()
+
+            async def written() -> bool:
+                return not world.router.journal.size and not world.router.journal.away
+
+            await eventually(written)
+        ids = [response.json()["id"] for response in (*served, stepping)]
+        assert await world.say(*({"decision_id": id_, "reward": 1} for id_ in ids)) == ["recorded"] * 3
+        await world.settle()
+        views = [await world.get(f"/v1/decisions/{id_}") for id_ in ids]
+        assert all(view["completion"] for view in views)
+        assert [view["decision"]["episode"] for view in views] == [None] * 3
+        kinds = await world.kinds()
+        assert (kinds.count("decision"), kinds.count("completion"), kinds.count("feedback")) == (4, 4, 3)
+        arms = [await world.arm(name) for name in ("inbox", "claims")]
+        assert [(arm["pulls"], arm["pending"], arm["matured"]) for arm in arms] == [(3, 1, 2), (1, 0, 1)]
+        after = await world.post("/v1/chat/completions", chat("open the inbox"))
+        assert after.headers["x-pointsman-durable"] == "true"
+        assert known["routing"]["durable"] is True
+    finally:
+        server.stop()
+
+
+async def test_a_store_that_hangs_is_not_waited_for(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Requests wait once; a decision that had been written all the same is withdrawn, so that nothing stays pending."""
+    server = RedisServer(tmp_path).start()
+    try:
+        world: World = await make_world(store={"url": server.url, "patience_s": 0.3})
+        await world.ask("open the inbox")
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            first = await world.post("/v1/chat/completions", chat("open the inbox"))
+            started = time.monotonic()
+            again = await world.post("/v1/chat/completions", chat("open the inbox"))
+            assert time.monotonic() - started < 0.3
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert [each.headers["x-pointsman-durable"] for each in (first, again)] == ["false", "false"]
+
+        async def written() -> bool:
+            return not world.router.journal.size and not world.router.journal.away
+
+        await eventually(written)
+        await world.settle()
+        arm = await world.arm("inbox")
+        assert arm["pending"] == 3  # the one before, and the two that were served
     finally:
         server.stop()

@@ -32,6 +32,7 @@ from services.configuration import (
 )
 from services.engine.base import Engine
 from services.gateway import build_gateway
+from services.journal import Journal
 from services.learner import Learner
 from services.model import ModelReplica
 from services.router import Router
@@ -151,6 +152,7 @@ def make_router(
         arms=arms,
         routers=Routers(settings, store, arms, contexts),
         screens=Screens(store, settings.store.keep_screens),
+        journal=Journal(store, bound=settings.store.journal, patience_s=settings.store.patience_s),
     )
 
 
