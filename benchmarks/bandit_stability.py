@@ -36,10 +36,10 @@ class Stream(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The largest error of each part relative to its largest entry, after so many updates."""
+    """The largest error of each part relative to its largest entry, after so many decisions."""
 
     discount: float
-    updates: int
+    decisions: int
     seconds: float
     errors: dict[str, float]
 
@@ -133,7 +133,7 @@ def _table(outcomes: list[Outcome]) -> Table:
     table = Table("γ", "decisions", "s", *names, title="largest relative error", title_justify="left")
     for one in outcomes:
         errors = (f"{one.errors[name]:.1e}" for name in names)
-        table.add_row(f"{one.discount:g}", f"{one.updates:,}", f"{one.seconds:.0f}", *errors)
+        table.add_row(f"{one.discount:g}", f"{one.decisions:,}", f"{one.seconds:.0f}", *errors)
     return table
 
 
