@@ -118,7 +118,10 @@ class CacheSettings(Group):
 class RouterSettings(Group):
     """Who decides, and how much it explores."""
 
-    path: Path = Field(EMBEDDED_WORLD / "router", description="Directory of the trained router (MLP, PCA, statistics).")
+    path: Path = Field(
+        EMBEDDED_WORLD / "router",
+        description="Trained router of a new deployment; `pointsman router activate` changes it for good.",
+    )
     policy: PolicyName = Field("linucb", description="Policy that serves `model=auto`.")
     mode: Mode = Field("online", description="Mode of a new deployment; `pointsman mode` changes it for good.")
     shadow_policies: tuple[PolicyName, ...] = Field(

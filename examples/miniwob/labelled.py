@@ -7,19 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from examples.miniwob.episodes import Box, Episode, click_call, from_pixel, load_all
+from examples.miniwob.episodes import Episode, click_call, from_pixel, load_all
 from examples.miniwob.outcomes import Outcomes
+from examples.miniwob.screens import on_grid
 
 app = typer.Typer(add_completion=False)
 
 
 def row(episode: Episode, table: Outcomes, *, labelled: bool = True) -> dict[str, Any]:
     """One example; without a label it has its target only. Both clicks of a seed go to one side of the split."""
-    x0, y0, x1, y1 = episode.boxes[0]
     known: dict[str, Any] = {
         "messages": episode.messages(),
-        "target": click_call(from_pixel((x0 + x1) / 2), from_pixel((y0 + y1) / 2)),
-        "boxes": [_scaled(box) for box in episode.boxes],
+        "target": click_call(*_click(episode)),
+        "boxes": [[from_pixel(edge) for edge in box] for box in episode.boxes],
         "group": f"{episode.family}/{episode.seed}",
     }
     if labelled:
@@ -29,13 +29,25 @@ def row(episode: Episode, table: Outcomes, *, labelled: bool = True) -> dict[str
     return known
 
 
+def _click(episode: Episode) -> tuple[int, int]:
+    """The middle of an answer, on the grid of coordinates that the adapters were taught."""
+    first, *others = episode.boxes
+    answer = [first]
+    for box in others:  # an answer that is no rectangle is several boxes, each of which touches the one before
+        if box[0] <= answer[-1][2] and answer[-1][0] <= box[2] and box[1] <= answer[-1][3]:
+            answer.append(box)
+    x0, y0 = (min(box[axis] for box in answer) for axis in (0, 1))
+    x1, y1 = (max(box[axis] for box in answer) for axis in (2, 3))
+    x, y = (on_grid(from_pixel((low + high) / 2)) for low, high in ((x0, x1), (y0, y1)))
+    if episode.success(click_call(x, y)):
+        return x, y
+    widest = max(answer, key=lambda box: box[2] - box[0])
+    return from_pixel((widest[0] + widest[2]) / 2), from_pixel((widest[1] + widest[3]) / 2)
+
+
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """A JSONL file."""
     path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
-
-
-def _scaled(box: Box) -> list[int]:
-    return [from_pixel(edge) for edge in box]
 
 
 @app.command()

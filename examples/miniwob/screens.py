@@ -130,10 +130,11 @@ def _reading_order(box: list[float]) -> tuple[int, float]:
 
 def _rounded_centre(box: list[float]) -> tuple[int, int]:
     x, y = (from_pixel((box[axis] + box[axis + 2]) / 2) for axis in (0, 1))
-    return _on_grid(x), _on_grid(y)
+    return on_grid(x), on_grid(y)
 
 
-def _on_grid(value: int) -> int:
+def on_grid(value: int) -> int:
+    """The nearest coordinate of an answer."""
     return min(round(value / _GRID) * _GRID, SCALE)
 
 

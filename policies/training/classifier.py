@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +54,22 @@ def held_out_rows(labels: Sequence[str], config: ClassifierConfig) -> Mask:
     return mask
 
 
+class _Examples(NamedTuple):
+    H: Tensor
+    targets: Tensor
+    weights: Tensor
+    gains: Tensor
+
+
 class Classifier(Stage):
     """An epoch a round, on features H [n,D], the arm that is right for each, and how much each weighs.
 
     `aside` [n] are the held-out examples, by default those of `held_out_rows`. The arms are those that the others name:
     a held-out example of another arm counts as missed, and its loss does not count. Weights replace balancing: what
-    they say of the arms' shares must stand. ValueError: fewer than 2 arms to train on, or no held-out example of them.
+    they say of the arms' shares must stand. `advantages` [n] are NaN where the label is the arm that is right; else the
+    label is the arm that a log chose, which earned so much more than was usual, and the loss is −w·advantage·g of that
+    arm (Joachims et al. 2018), with w = 1/propensity. ValueError: fewer than 2 arms to train on, or no held-out example
+    of them.
     """
 
     name = "stage 1"
@@ -72,6 +82,7 @@ class Classifier(Stage):
         *,
         aside: Mask | None = None,
         weights: Array | None = None,
+        advantages: Array | None = None,
     ) -> None:
         features = checks.array("H", H, (len(labels), None))
         self._config = config
@@ -80,13 +91,15 @@ class Classifier(Stage):
         arms = sorted({label for label, out in zip(labels, aside, strict=True) if not out})
         if len(arms) < 2:
             raise ValueError(f"labels name {arms}, expected at least 2 arms")
-        self._labels = [label for label, out in zip(labels, aside, strict=True) if out]
-        if not set(self._labels) & set(arms):
+        if not {label for label, out in zip(labels, aside, strict=True) if out} & set(arms):
             raise ValueError(f"no held-out example is labelled with one of {arms}, expected some")
         targets = np.array([arms.index(label) if label in arms else -1 for label in labels])
         given = np.ones(len(labels)) if weights is None else checks.array("weights", weights, (len(labels),))
-        self._H, self._targets, self._weights = _tensors(features, targets, given, ~aside)
-        self._H_aside, self._targets_aside, self._weights_aside = _tensors(features, targets, given, aside)
+        gains = np.full(len(labels), np.nan) if advantages is None else advantages
+        self._labels = [
+            label if np.isnan(gain) else "" for label, gain, out in zip(labels, gains, aside, strict=True) if out
+        ]
+        self._kept, self._aside = (_examples(features, targets, given, gains, rows) for rows in (~aside, aside))
         self._balanced = config.balanced and weights is None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -106,20 +119,20 @@ class Classifier(Stage):
     @property
     def finished(self) -> bool:
         done = len(self._history)
-        return done >= self._config.epochs or (done > 0 and done - self._kept.number >= self._config.patience)
+        return done >= self._config.epochs or (done > 0 and done - self._least.number >= self._config.patience)
 
     def advance(self) -> Round:
         number = len(self._history) + 1
         loss = self._epoch(generator(self._config.seed, self.name, number))
         gates, held_out_loss = self._evaluate()
         self._history.append(Round(number, loss, held_out_loss, health(gates, self.mlp.arms, self._labels)))
-        if self._kept.number == number:
+        if self._least.number == number:
             self._best = copy.deepcopy(self.mlp.state_dict())
         return self._history[-1]
 
     def keep_best(self) -> Round:
         self.mlp.load_state_dict(self._best)
-        return self._kept
+        return self._least
 
     def state(self) -> dict[str, Any]:
         return {
@@ -136,15 +149,14 @@ class Classifier(Stage):
         self._history = from_plain(state["history"])
 
     @property
-    def _kept(self) -> Round:
+    def _least(self) -> Round:
         return min(self._history, key=lambda one: (one.held_out_loss, one.number))
 
     def _epoch(self, chance: torch.Generator) -> float:
-        criterion = nn.CrossEntropyLoss(label_smoothing=self._config.label_smoothing, reduction="none")
         losses = []
         for rows in torch.split(self._order(chance), self._config.batch_size):
-            weights = self._weights[rows]
-            loss: Tensor = (weights * criterion(self.mlp(self._H[rows]), self._targets[rows])).mean()
+            part = _Examples(*(tensor[rows] for tensor in self._kept))
+            loss = (part.weights * _losses(self.mlp(part.H), part, self._config.label_smoothing)).mean()
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)
             self._optimizer.step()
@@ -153,16 +165,17 @@ class Classifier(Stage):
 
     def _order(self, chance: torch.Generator) -> Tensor:
         """The examples of an epoch."""
+        targets = self._kept.targets
         if not self._balanced:
-            return torch.randperm(len(self._targets), generator=chance)
-        counts = torch.bincount(self._targets).double()
-        return torch.multinomial(1 / counts[self._targets], len(self._targets), replacement=True, generator=chance)
+            return torch.randperm(len(targets), generator=chance)
+        counts = torch.bincount(targets).double()
+        return torch.multinomial(1 / counts[targets], len(targets), replacement=True, generator=chance)
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[Array, float]:
-        logits = self.mlp(self._H_aside)
-        losses = nn.functional.cross_entropy(logits, self._targets_aside, ignore_index=-1, reduction="none")
-        weights = self._weights_aside * (self._targets_aside >= 0)
+        logits = self.mlp(self._aside.H)
+        weights = self._aside.weights * (self._aside.targets >= 0)
+        losses = _losses(logits, self._aside, 0.0)
         return probabilities(logits.double().numpy()), float((weights * losses).sum() / weights.sum())
 
 
@@ -187,7 +200,22 @@ def train_classifier(
     return stage.mlp, {"accuracy": accuracy, "loss": best.held_out_loss, "epochs": float(best.number)}
 
 
-def _tensors(H: Array, targets: npt.NDArray[np.intp], weights: Array, rows: Mask) -> tuple[Tensor, Tensor, Tensor]:
-    """The features, targets and weights of some rows; weights have a mean of 1."""
+def _examples(H: Array, targets: npt.NDArray[np.intp], weights: Array, gains: Array, rows: Mask) -> _Examples:
+    """Some of the rows; their weights have a mean of 1."""
     chosen = torch.tensor(weights[rows], dtype=torch.float32)
-    return torch.tensor(H[rows], dtype=torch.float32), torch.tensor(targets[rows]), chosen / chosen.mean()
+    gained = torch.tensor(gains[rows], dtype=torch.float32)
+    return _Examples(
+        torch.tensor(H[rows], dtype=torch.float32), torch.tensor(targets[rows]), chosen / chosen.mean(), gained
+    )
+
+
+def _losses(logits: Tensor, examples: _Examples, smoothing: float) -> Tensor:
+    """The loss [n] of each example, 0 where its label is none of the arms."""
+    told = nn.functional.cross_entropy(
+        logits, examples.targets, ignore_index=-1, label_smoothing=smoothing, reduction="none"
+    )
+    logged = ~examples.gains.isnan()
+    if not logged.any():
+        return told
+    chosen = torch.softmax(logits, dim=1).gather(1, examples.targets.clamp(min=0)[:, None])[:, 0]
+    return torch.where(logged, -examples.gains.nan_to_num() * chosen * (examples.targets >= 0), told)

@@ -48,10 +48,15 @@ def list_routers(
 def push(
     directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A version that `train` made.")],
     activate: Annotated[bool, typer.Option("--activate", help="Activate it at once.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Activate even what the log did not show to be no worse.")
+    ] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """Send a trained router to the service; it changes nothing until it is activated."""
+    if activate and not force:
+        _check_evaluation(directory)
     body = {
         "document": json.loads((directory / "router.json").read_text()),
         "tensors": base64.b64encode((directory / "router.safetensors").read_bytes()).decode(),
@@ -80,6 +85,15 @@ def rollback(url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Return to the router that was active before."""
     with Client(url, key) as service:
         _say(service.post("/v1/routers/rollback", {}), "activated", "active already")
+
+
+def _check_evaluation(directory: Path) -> None:
+    """Refuse a router from a log on which it was not found to be as good as the one before."""
+    document = directory / "training.json"
+    known = json.loads(document.read_text()) if document.is_file() else {}
+    if "evaluation" in known and not known["evaluation"]["better"]:
+        found = "worse than the router before it" if known["evaluation"]["better"] is False else "not to be judged"
+        raise ServiceError(f"{directory}: the log found it {found}, expected it to be no worse (--force activates it)")
 
 
 def _whole(beginning: str, names: list[str]) -> str:

@@ -8,7 +8,9 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Gates = Literal["soft", "gumbel", "straight_through"]
+from policies.training.end_to_end import Gates
+
+Stage = Literal[1, 2, 3]
 
 
 class Part(BaseModel):
@@ -28,6 +30,32 @@ class ClassifierOptions(Part):
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="Share of the target that all adapters get.")
 
 
+class EndToEndOptions(Part):
+    """Stage 2."""
+
+    rounds: int = Field(12, ge=1, description="Rounds; after each the held-out examples are judged.")
+    steps: int = Field(25, ge=1, description="Steps a round.")
+    batch_size: int = Field(32, ge=1, description="Examples a step.")
+    learning_rate: float = Field(3e-3, gt=0, description="Rate of AdamW.")
+    weight_decay: float = Field(1e-3, ge=0, description="Of AdamW.")
+    entropy: float = Field(0.02, ge=0, description="λ_H, of the gates' mean entropy.")
+    kl: float = Field(0.1, ge=0, description="λ_KL, of the divergence from the smoothed labels where there are some.")
+    balance: float = Field(0.1, ge=0, description="λ_LB, of uneven use within a batch.")
+    label_smoothing: float = Field(0.05, ge=0, lt=1, description="Share of the target that all adapters get.")
+    gates: Gates = Field("soft", description="What a batch is computed under: soft, gumbel or straight_through.")
+    temperature_start: float = Field(1.0, gt=0, description="τ at the first step.")
+    temperature_end: float = Field(0.2, gt=0, description="τ at the last step, to which it falls.")
+
+
+class JointOptions(EndToEndOptions):
+    """Stage 3."""
+
+    rounds: int = Field(4, ge=1, description="Rounds; after each the held-out examples are judged.")
+    learning_rate: float = Field(1e-3, gt=0, description="Rate of AdamW.")
+    temperature_start: float = Field(0.2, gt=0, description="τ at the first step.")
+    expert_rate: float = Field(0.1, gt=0, le=1, description="The adapters' rate, relative to the router's.")
+
+
 class TrainingConfig(Part):
     """All options of `pointsman train`."""
 
@@ -36,7 +64,14 @@ class TrainingConfig(Part):
     balanced: bool = Field(True, description="Whether batches hold every adapter equally often.")
     hidden: int = Field(32, ge=1, description="Width of the router's hidden layer.")
     components: int = Field(16, ge=1, description="Principal components in the bandit's context.")
+    stages: tuple[Stage, ...] = Field((), description="1, 2, 3; none: 1 where rows name adapters, else 2.")
+    arms: tuple[str, ...] = Field((), description="Adapters to route to; none: those that rows name, else all.")
+    measured: int = Field(200, ge=0, description="Held-out examples that are really answered, to compare what is kept.")
+    max_tokens: int = Field(64, ge=1, description="Most tokens of such an answer.")
+    clip: float = Field(50.0, ge=1, description="Largest weight 1/propensity of a logged decision or episode.")
     classifier: ClassifierOptions = ClassifierOptions()
+    end_to_end: EndToEndOptions = EndToEndOptions()
+    joint: JointOptions = JointOptions()
 
     @classmethod
     def load(cls, path: Path | None, **given: Any) -> Self:

@@ -26,3 +26,30 @@ def table(known: dict[str, Any]) -> Table:
             f"{most} {kept['use'][most]:.2f}",
         )
     return made
+
+
+def decision(one: dict[str, Any]) -> str:
+    """What the comparison of two stages came to."""
+    verdict = "kept" if one["kept"] else f"rolled back to {one['against']}"
+    return (
+        f"{one['stage']}: success {one['success']:.3f}, {one['against']} {one['before']:.3f} on {one['examples']} "
+        f"held-out examples ({one['won']} won, {one['lost']} lost): {verdict}"
+    )
+
+
+def evaluation(found: dict[str, Any]) -> Table:
+    """Both routers on the last part of the log."""
+    verdicts = {None: "the log cannot tell", True: "not worse: it may be activated", False: "worse: keep the old one"}
+    made = Table("router", "SNIPS", "IPS", "DR", "units", caption=f"off-policy: {verdicts[found['better']]}")
+    made.caption_justify = "left"
+    for name in ("before", "after"):
+        of = found[name]
+        if of["refused"]:
+            made.add_row(name, "–", "–", "–", of["refused"])
+            continue
+        cells = [
+            f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+            for one in (of["estimates"][estimator] for estimator in ("snips", "ips", "dr"))
+        ]
+        made.add_row(name, *cells, str(of["units"]))
+    return made

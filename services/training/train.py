@@ -13,18 +13,19 @@ from policies.checks import Array
 from policies.context import ContextMap
 from policies.training.artifact import fit_context_map
 from policies.training.calibration import Calibration, calibrate
-from policies.training.classifier import Classifier, ClassifierConfig
+from policies.training.classifier import ClassifierConfig
 from policies.training.collapse import alarms
 from policies.training.network import RouterMLP
-from policies.training.stage import Round
 from services.configuration import learning_config, make_registry
-from services.training import artifact, examples, running
+from services.training import artifact, examples, report, running
 from services.training.artifact import Supervised
 from services.training.checkpoints import Checkpoints
+from services.training.comparing import Comparison
 from services.training.config import TrainingConfig
 from services.training.engines import engine
 from services.training.examples import Example, InvalidData
 from services.training.features import Engines, FeatureSpec, features, weights_hash
+from services.training.stages import Course, Stages
 
 RUNS = ".runs"
 CACHE = ".features.sqlite"
@@ -36,14 +37,6 @@ class Trained(NamedTuple):
     version: Path
     known: dict[str, Any]
     found: bool
-
-
-class Course(NamedTuple):
-    """A stage as it went: its rounds, and the one that was kept."""
-
-    stage: str
-    rounds: list[Round]
-    kept: Round
 
 
 class Training:
@@ -71,8 +64,11 @@ class Training:
         if (found := artifact.of_run(self._out, run)) is not None:
             return Trained(found, artifact.document(found), found=True)
         H = self._features(rows)
-        course, mlp = self._stage1(rows, H, Checkpoints(self._out / RUNS, run))
-        return self._keep(rows, H, mlp, [course], {"run": run, "data": told})
+        stages = Stages(self._settings, self._config, self._registry, rows, H, Checkpoints(self._out / RUNS, run))
+        courses = stages.run(self._console)
+        with Comparison(self._settings, self._config, self._registry, rows, H, self._console) as comparison:
+            kept = comparison.decide(courses)
+            return self._keep(rows, H, kept, courses, comparison, {"run": run, "data": told})
 
     def _versions(self) -> list[str]:
         """What the adapters are, by name."""
@@ -87,6 +83,8 @@ class Training:
                 if arm not in known:
                     expected = ", ".join(known)
                     raise InvalidData(f"row {e.row}: adapter {arm!r} is unknown, expected one of {expected}")
+        if unknown := sorted(set(self._config.arms) - set(adapters)):
+            raise ValueError(f"arms: {unknown[0]!r} is unknown, expected some of {', '.join(adapters)}")
 
     def _features(self, rows: Sequence[Example]) -> Array:
         with running.bar(self._console, "features", len(rows)) as update:
@@ -99,57 +97,59 @@ class Training:
 
             return features(rows, self._spec, self._out / CACHE, self._engines, advance)
 
-    def _stage1(self, rows: Sequence[Example], H: Array, checkpoints: Checkpoints) -> tuple[Course, RouterMLP]:
-        labelled = [i for i, e in enumerate(rows) if e.label]
-        if not labelled:
-            raise InvalidData("no row names an adapter, expected labels for stage 1")
-        aside = np.array([rows[i].is_held_out for i in labelled])
-        stage = Classifier(H[labelled], [rows[i].label for i in labelled], self._classifier(), aside=aside)
-        kept = running.run(stage, checkpoints, self._console)
-        return Course(stage.name, stage.history, kept), stage.mlp
-
-    def _classifier(self) -> ClassifierConfig:
-        config = self._config
-        return ClassifierConfig(
-            hidden=config.hidden,
-            held_out=config.held_out,
-            balanced=config.balanced,
-            seed=config.seed,
-            **config.classifier.model_dump(),
-        )
-
     def _keep(
-        self, rows: Sequence[Example], H: Array, mlp: RouterMLP, courses: Sequence[Course], known: dict[str, Any]
+        self,
+        rows: Sequence[Example],
+        H: Array,
+        kept: Course,
+        courses: Sequence[Course],
+        comparison: Comparison,
+        known: dict[str, Any],
     ) -> Trained:
-        supervised = _supervised(rows, H)
-        calibration = calibrated(mlp, supervised)
-        contexts = self._contexts(mlp, supervised, [e.task for e in rows], calibration)
-        kept = courses[-1].kept
+        supervised = _supervised(rows, H, comparison.outcomes(kept))
+        calibration = calibrated(kept.mlp, supervised)
+        temperature = calibration.temperature if calibration else kept.temperature
+        contexts = self._contexts(kept.mlp, supervised, [e.task for e in rows], calibration, temperature)
+        advice = comparison.recommend(contexts.map_batch(H)[1], kept)
         document = {
             **known,
-            "arms": list(mlp.arms),
+            "arms": list(kept.mlp.arms),
             "adapters": {adapter.name: adapter.fingerprint for adapter in self._registry},
             "features": self._spec.document,
             "config": self._config.model_dump(mode="json"),
             "calibration": calibration._asdict() if calibration else None,
             "metrics": dict(contexts.metrics),
-            "stages": [_told(course) for course in courses],
-            "alarms": alarms(kept.health),
+            "stages": [course.document for course in courses],
+            "kept": kept.stage,
+            "decisions": comparison.decisions,
+            "recommendation": advice,
+            "alarms": alarms(kept.kept.health),
         }
-        version = artifact.write(self._out, contexts, supervised.sample(self._config.seed), document)
+
+        def fill(folder: Path) -> None:
+            if kept.adapters is not None:
+                kept.adapters(folder / "adapters")
+            report.write(folder, {**document, "router": contexts.fingerprint})
+
+        version = artifact.write(self._out, contexts, supervised.sample(self._config.seed), document, fill)
         return Trained(version, artifact.document(version), found=False)
 
     def _contexts(
-        self, mlp: RouterMLP, supervised: Supervised, tasks: Sequence[str], calibration: Calibration | None
+        self,
+        mlp: RouterMLP,
+        supervised: Supervised,
+        tasks: Sequence[str],
+        calibration: Calibration | None,
+        temperature: float,
     ) -> ContextMap:
         metrics = {"ece": calibration.ece_after} if calibration else {}
         return fit_context_map(
             mlp,
             supervised.H,
             supervised.labels,
-            self._classifier(),
+            ClassifierConfig(seed=self._config.seed),
             pca=min(self._config.components, *supervised.H.shape),
-            temperature=calibration.temperature if calibration else 1.0,
+            temperature=temperature,
             outcomes=supervised.outcomes,
             outcome_arms=supervised.arms,
             learning=learning_config(self._settings),
@@ -170,16 +170,12 @@ def calibrated(mlp: RouterMLP, supervised: Supervised) -> Calibration | None:
     return calibrate(logits, np.array([mlp.arms.index(supervised.labels[i]) for i in told]))
 
 
-def _supervised(rows: Sequence[Example], H: Array) -> Supervised:
-    arms = sorted({arm for e in rows for arm in e.outcomes})
+def _supervised(rows: Sequence[Example], H: Array, measured: dict[tuple[int, str], float]) -> Supervised:
+    """The rows with their outcomes, and those that were `measured`, by position and arm."""
+    arms = sorted({arm for e in rows for arm in e.outcomes} | {arm for _, arm in measured})
     outcomes = np.array([[e.outcomes.get(arm, np.nan) for arm in arms] for e in rows]).reshape(len(rows), len(arms))
+    for (row, arm), reward in measured.items():
+        if np.isnan(outcomes[row, arms.index(arm)]):
+            outcomes[row, arms.index(arm)] = reward
     aside = np.array([e.is_held_out for e in rows])
     return Supervised(H, tuple(e.label for e in rows), tuple(arms), outcomes, aside)
-
-
-def _told(course: Course) -> dict[str, Any]:
-    rounds = [
-        {"number": r.number, "loss": r.loss, "held_out_loss": r.held_out_loss, **r.health._asdict()}
-        for r in course.rounds
-    ]
-    return {"stage": course.stage, "kept": course.kept.number, "rounds": rounds}

@@ -74,7 +74,7 @@ class AdapterReader:
 
     def check(self, files: AdapterFiles) -> None:
         """Raises InvalidAdapter for what configuration and header alone show: all but the numbers."""
-        _Configuration(files, self._bases)
+        Configuration(files, self._bases)
         for path, pair in self._pairs(files).items():
             self._check_pair(files, path, pair)
         if pages_of(files.rank) > self._pages:
@@ -86,7 +86,7 @@ class AdapterReader:
         """The adapter in pages. Raises InvalidAdapter, naming the file, the tensor and what is wrong."""
         self.check(files)
         _check_finite(files, data)
-        config = _Configuration(files, self._bases)
+        config = Configuration(files, self._bases)
         pages = pages_of(files.rank)
         numbers = torch.zeros(pages, self._layout.size, dtype=self._dtype, pin_memory=self._pinned)
         views = [self._layout.page(page) for page in numbers]
@@ -131,10 +131,10 @@ class AdapterReader:
         for side, found, wanted in zip("AB", shapes, expected, strict=True):
             if found != wanted or not rank:
                 raise InvalidAdapter(f"{files.weights}: {pair[side]!r} has shape {found}, expected {wanted}")
-        _Configuration(files, self._bases).scale(path, rank)
+        Configuration(files, self._bases).scale(path, rank)
 
 
-class _Configuration:
+class Configuration:
     """What adapter_config.json says, as far as it is understood."""
 
     def __init__(self, files: AdapterFiles, bases: Collection[str]) -> None:

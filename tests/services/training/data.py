@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from services.engine.base import Prompt
+from services.training.examples import Example, content_key
 from tests.services.fakes import FAMILIES, FakeEngine
 
 
@@ -31,3 +33,7 @@ def fake_engine() -> Iterator[FakeEngine]:
 
 def quiet() -> Console:
     return Console(quiet=True)
+
+
+def example(prompt: Prompt, target: str, *, row: int = 1, label: str = "") -> Example:
+    return Example(row, content_key(prompt), prompt, label, target, (), {}, "", "", "train")

@@ -1,0 +1,1 @@
+"""Training routers on the embedded world."""

@@ -1,0 +1,67 @@
+"""Real answers of the service's own engine under given gates: whether they are right, and what they take."""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from policies.checks import Array
+from services.engine.base import Engine, Sampling
+from services.training.examples import Example
+
+Gates = Mapping[str, float]
+_CLICK: Final = re.compile(r'"coordinate"\s*:\s*\[\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*\]')
+_TIMED: Final = 24
+"""Answers that are timed together."""
+
+
+def score(example: Example, text: str) -> float:
+    """1 if the answer is right: its first coordinate lies in one of the boxes, or without boxes it is the target."""
+    if not example.boxes:
+        return float(text.strip() == example.target.strip())
+    click = _CLICK.search(text)
+    if click is None:
+        return 0.0
+    x, y = float(click[1]), float(click[2])
+    return float(any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in example.boxes))
+
+
+class Measuring:
+    """Asks an engine, each question under the same gates once."""
+
+    def __init__(self, engine: Engine, max_tokens: int) -> None:
+        self._engine = engine
+        self._sampling = Sampling(max_tokens=max_tokens)
+        self._known: dict[tuple[str, tuple[tuple[str, float], ...]], float] = {}
+
+    def success(self, examples: Sequence[Example], gates: Sequence[Gates]) -> Array:
+        """Scores [n] of greedy answers."""
+        return np.array(asyncio.run(self._scores(examples, gates)))
+
+    def seconds(self, examples: Sequence[Example], gates: Sequence[Gates]) -> float:
+        """Seconds an answer, of a few that run together."""
+        asked = list(zip(examples, gates, strict=True))[:_TIMED]
+        start = time.perf_counter()
+        asyncio.run(self._answers(asked))
+        return (time.perf_counter() - start) / len(asked)
+
+    async def _scores(self, examples: Sequence[Example], gates: Sequence[Gates]) -> list[float]:
+        asked = {self._name(e, g): (e, g) for e, g in zip(examples, gates, strict=True)}
+        missing = [name for name in asked if name not in self._known]
+        texts = await self._answers([asked[name] for name in missing])
+        for name, text in zip(missing, texts, strict=True):
+            self._known[name] = score(asked[name][0], text)
+        return [self._known[self._name(e, g)] for e, g in zip(examples, gates, strict=True)]
+
+    async def _answers(self, asked: Sequence[tuple[Example, Gates]]) -> list[str]:
+        return list(await asyncio.gather(*[self._answer(example, gates) for example, gates in asked]))
+
+    async def _answer(self, example: Example, gates: Gates) -> str:
+        pieces = [delta.text async for delta in self._engine.generate(example.prompt, gates, self._sampling)]
+        return "".join(pieces)
+
+    def _name(self, example: Example, gates: Gates) -> tuple[str, tuple[tuple[str, float], ...]]:
+        return example.key, tuple(sorted((arm, round(gate, 3)) for arm, gate in gates.items()))
