@@ -16,6 +16,7 @@ from cluster.connection import UNAVAILABLE
 from cluster.events import Cancellation, Completion, Decision, Feedback
 from cluster.store import Store
 from policies.evidence import ArmStatistics
+from services.learning.states import is_state
 
 T = TypeVar("T")
 _RETRY_S = 0.05
@@ -155,6 +156,8 @@ async def account(store: Store, promises: dict[str, Promise]) -> Account:
             lost += (row.rewards if row else None) != promises[id_].rewards
     changes = await store.changes()
     for arm, blob in changes.blobs.items():
+        if is_state(arm):
+            continue
         held = ArmStatistics.from_bytes(blob)
         owed = [promise for promise in promises.values() if promise.arm == arm]
         matured = [promise for promise in owed if promise.rewards]
