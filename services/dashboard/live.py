@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import asdict
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -25,8 +27,10 @@ _CONTEXTS: Final = 64
 """Latest decisions that the beliefs are averaged over: four times fewer than `/v1/bandit` takes, so it costs less."""
 
 _SHOWN: Final = 30
+_PATIENCE_S: Final = 1.0
 _MOST_ARMS: Final = 100
 
+log = logging.getLogger(__name__)
 Parts = dict[str, Any]
 
 
@@ -120,6 +124,7 @@ class Live:
             "state": {**state, "now": time.time(), "alarms": await router.store.alarms()},
             "arms": arms[:_MOST_ARMS],
             "decisions": await self._lines(recent[:_SHOWN]),
+            "caches": await self._caches(),
             **{f"bucket {bucket['start']:.0f}": bucket for bucket in buckets},
         }
 
@@ -127,6 +132,15 @@ class Live:
         ids = [stored.decision.id for stored in recent]
         kept = await self._router.store.with_screen(ids) if self._router.screens.most else set()
         return [Outcome.of(stored, screen=stored.decision.id in kept).model_dump() for stored in recent]
+
+    async def _caches(self) -> list[dict[str, Any]] | None:
+        """Every replica's cache; None where one does not answer in time."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                return [asdict(view) for view in await self._router.model.caches()]
+        except Exception as error:  # whatever is wrong with a replica, the rest is shown
+            log.info("the caches are not shown: %s", error)
+            return None
 
 
 def _event(texts: dict[str, str]) -> bytes:

@@ -33,6 +33,7 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--force-device-scale-factor=1",
+    "--hide-scrollbars",
     "--window-size=1440,2200",
     "--lang=en-GB",
 )

@@ -113,6 +113,11 @@ def test_who_serves_which_task(seen: Page) -> None:
         assert full.text.split() == ["100%", success]
 
 
+def test_which_replica_holds_which_adapter(seen: Page) -> None:
+    chips = seen.until(lambda: cells(seen, "#cache .chip"))
+    assert {chip.split()[0] for chip in chips} == set(FAMILIES)
+
+
 def test_what_happens_appears_by_itself(seen: Page, service: Service) -> None:
     before = seen.find("#decisions tbody tr").get_attribute("data-key")
     (*_, last) = service.run(traffic(service, 1))
@@ -200,11 +205,12 @@ function behind(node) {
   for (; node; node = node.parentElement) {
     const colour = getComputedStyle(node).backgroundColor;
     if (colour.startsWith("rgb(")) return parts(colour);
+    if (colour.startsWith("color(srgb ")) return parts(colour).map((v) => 255 * v);
   }
   return [255, 255, 255];
 }
 function faint() {
-  const apart = "svg, .cell, .skip, .hidden, [hidden]";
+  const apart = "svg, .skip, .hidden, [hidden]";
   const texts = [...document.querySelectorAll("header *, main *")].filter((e) => !e.closest(apart)
     && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) && e.getClientRects().length);
   return texts.filter((e) => {

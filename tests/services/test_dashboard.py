@@ -15,10 +15,12 @@ from PIL import Image
 
 import services.dashboard
 from services import screens
+from services.adapters.cache_view import CacheView
 from services.dashboard import live
 from services.screens import smaller
 from tests.services.auth_keys import bearer, keys
 from tests.services.conftest import MakeWorld
+from tests.services.fakes import FAMILIES
 from tests.services.images import encoded, image_message
 from tests.services.world import World, chat, eventually, listening
 
@@ -91,6 +93,9 @@ class TestLive:
         (line,) = found["decisions"]
         assert (line["id"], line["task"], line["arm"], line["reward"]) == (answer["id"], "mail", "inbox", 1.0)
         assert (line["status"], line["screen"]) == ("matured", False)
+        (cache,) = found["caches"]
+        assert sorted(entry["name"] for entry in cache["device"]) == list(FAMILIES)
+        assert (cache["page_ins"], cache["waiting"]) == (len(FAMILIES), 0)
         (bucket,) = [part for name, part in found.items() if name.startswith("bucket ")]
         assert (bucket["requests"], bucket["success"]) == (1, 1.0)
 
@@ -145,6 +150,19 @@ class TestLive:
         monkeypatch.setattr(live.Live, "_look", away)
         response = await world.http.get("/v1/live")
         assert response.text == 'event: away\ndata: "the store is away"\n\n'
+
+    async def test_a_replica_that_does_not_answer_hides_nothing_else(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def silent() -> list[CacheView]:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        monkeypatch.setattr(live, "_PATIENCE_S", 0.05)
+        monkeypatch.setattr(world.router.model, "caches", silent)
+        found = await first(world)
+        assert found["caches"] is None
+        assert found["state"]["mode"] == "online"
 
     async def test_a_tenants_key_sees_its_own(self, make_world: MakeWorld) -> None:
         world = await make_world(auth={"keys": [*keys("acme", tenant="acme"), *keys("zeta", tenant="zeta")]})

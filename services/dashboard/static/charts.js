@@ -50,7 +50,7 @@ class Chart {
       hooks: { setCursor: [(plot) => this.showTip(plot)] },
       scales: { x: { range: (_, low, high) => [low - this.span, high + this.span] }, ...this.scales() },
       axes: [
-        { ...axis, grid: { show: false }, space: 70, values: (_, at) => at.map((time) => this.clock(time)) },
+        { ...axis, grid: { show: false }, space: 70, size: 32, values: (_, at) => at.map((time) => this.clock(time)) },
         { ...axis, size: 46, ...this.axis() },
       ],
       ...this.shapes(),

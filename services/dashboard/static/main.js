@@ -4,6 +4,7 @@ import { Refused, follow, setKey } from "./api.js";
 import { byId, count, duration, el, show } from "./dom.js";
 import { applyTheme, rankArms, switchTheme } from "./palette.js";
 import { drawArms } from "./panels/arms.js";
+import { drawCaches } from "./panels/cache.js";
 import { Courses } from "./panels/courses.js";
 import { Decisions } from "./panels/decisions.js";
 import { Explanation } from "./panels/explain.js";
@@ -47,6 +48,7 @@ function draw() {
   drawArms(byId("arms"), view);
   drawTasks(byId("tasks"), view);
   drawGuard(byId("guard"), view);
+  drawCaches(byId("cache"), shown.caches);
   decisions.draw(shown.decisions, about, state.now);
   explanation.follow();
 }

@@ -10,10 +10,10 @@ const COLUMNS = [
   ["Earned", "", "Mean reward of all its requests, with its 95% interval"],
   ["", "axis"],
   ["Believed", "", "On the latest requests that it served"],
-  ["… elsewhere", "", "On all of the latest requests, whoever served them"],
+  ["On any request", "", "On all of the latest requests, whoever served them"],
   ["Waiting", "number", "Requests whose outcome is not known yet"],
   ["Coverage", "number", "Of the requests whose waiting is over: how many got an outcome"],
-  ["Outcome after", "number", "Half of the outcomes come within this time"],
+  ["Outcome after", "number", "Half, and 90%, of the outcomes come within these times"],
   ["Trust", "number", "How far its offline examples are still believed"],
 ];
 const place = (value) => PAD + Math.min(1, Math.max(0, value)) * (WIDTH - 2 * PAD);
@@ -39,7 +39,7 @@ function row(arm, most, state) {
     el("td", { class: "quiet" }, ...belief(arm.posterior_mean, arm.posterior_width)),
     el("td", { class: "number", text: count(arm.pending) }),
     el("td", { class: "number" }, coverage === null ? null : bar(coverage, "var(--quiet)"), percent(coverage)),
-    el("td", { class: "number", title: p90 === null ? null : `90% within ${duration(p90)}`, text: duration(median) }),
+    el("td", { class: "number" }, duration(median), el("small", { text: p90 === null ? "" : ` · ${duration(p90)}` })),
     el("td", { class: "number", text: percent(arm.prior_trust) }));
 }
 

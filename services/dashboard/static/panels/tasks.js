@@ -33,7 +33,7 @@ function cell(task, arm, sums, all) {
   if (!sums) return el("td", { class: "cell" }, el("span", { class: "hidden", text: "none" }));
   const share = sums.requests / all, success = sums.rewarded ? sums.reward / sums.rewarded : NaN;
   const title = `${task || UNTAGGED} → ${arm}: ${count(sums.requests)} requests, success ${rate(success)} of ${count(sums.rewarded)} rewards`;
-  return el("td", { class: `cell${share > 0.55 ? " full" : ""}`, title, css: { "--share": share.toFixed(3) } },
+  return el("td", { class: "cell", title, css: { "--share": share.toFixed(3) } },
     el("b", { text: percent(share) }), el("small", { text: rate(success) }));
 }
 
