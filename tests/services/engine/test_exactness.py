@@ -133,10 +133,10 @@ def test_rows_that_lost_their_place_go_on_where_they_were(oracle: Oracle) -> Non
 
 def test_an_adapter_that_takes_the_place_of_another(oracle: Oracle) -> None:
     """On the same pages, after those have settled."""
-    runner = Runner(oracle.checkpoint, max_batch=16, kv_tokens=8192, lora_pages=2, encode_blocks=1, image_cache=8)
+    runner = Runner(oracle.checkpoint, max_batch=32, kv_tokens=8192, lora_pages=2, encode_blocks=1, image_cache=8)
     batch, prompt = Batch(oracle, runner), PROMPTS["text only"]
     for name in ("wide", "patterned"):
-        sequences = [batch.add(prompt, {name: 1.0}, said(seed)) for seed in range(16)]
+        sequences = [batch.add(prompt, {name: 1.0}, said(seed)) for seed in range(32)]
         batch.run()
         for seed, sequence in enumerate(sequences):
             close(batch.logits[sequence], oracle.logits(prompt, {name: 1.0}, said(seed)))
