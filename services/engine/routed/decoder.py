@@ -22,6 +22,18 @@ class Visual(NamedTuple):
     layers: Sequence[torch.Tensor]  # each [n, hidden]
 
 
+class Logits(NamedTuple):
+    """Logits of n rows, and the largest of each with its token: [n, vocabulary] and float64 [2, n]."""
+
+    rows: torch.Tensor
+    likeliest: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: torch.Tensor) -> "Logits":
+        """With the likeliest found."""
+        return cls(rows, torch.stack([part.double() for part in rows.max(-1)]))
+
+
 class Decoder:
     """Computes states; keeps none."""
 
@@ -49,10 +61,10 @@ class Decoder:
                 h.index_add_(0, visual.at, visual.layers[layer])
         return h
 
-    def logits(self, h: torch.Tensor) -> torch.Tensor:
-        """Logits [T, vocabulary] of last states."""
+    def logits(self, h: torch.Tensor) -> Logits:
+        """Logits of last states [n, hidden]."""
         hidden = (self._shape.hidden,)
-        return self._weights.head(rms_norm(h, hidden, self._weights.norm, self._shape.eps))
+        return Logits.of(self._weights.head(rms_norm(h, hidden, self._weights.norm, self._shape.eps)))
 
     def _attention(
         self, layer: int, h: torch.Tensor, turns: torch.Tensor, project: Projections, attend: Attend

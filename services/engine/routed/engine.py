@@ -56,7 +56,9 @@ class RoutedEngine(Engine):
         )
         self._adapters = {name: self._runner.adapter(path) for name, path in adapters.items()}
         self._max_mixture = max_mixture
-        self._scheduler = Scheduler(self._runner.arena, self._runner.window, chunk=prefill_chunk)
+        self._scheduler = Scheduler(
+            self._runner.arena, self._runner.window, chunk=prefill_chunk, whole=self._runner.pads
+        )
         self._stepper = Stepper(self._runner, self._scheduler)
         self._reader = ThreadPoolExecutor(1, "reader")
         self._thread = threading.Thread(target=self._stepper.run, name="engine", daemon=True)

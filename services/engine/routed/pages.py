@@ -28,7 +28,7 @@ class PageWindow:
     def __init__(self, weights: Weights, shape: Shape, capacity: int) -> None:
         self._weights = weights
         self.capacity = capacity
-        self._expand = {
+        self.expanded = {
             module: weights.embeddings.new_zeros(shape.layers, capacity * PAGE, out)
             for module, out in shape.outputs.items()
         }
@@ -119,7 +119,7 @@ class PageWindow:
             rows = self._weights.folded[group][:, : first + len(modules) * self.ranks]
             rows[:, first:] = 0
             self.both[group] = [self._both(group, layer, rows[layer]) for layer in range(len(rows))]
-        for module, rows in self._expand.items():
+        for module, rows in self.expanded.items():
             rows[:, : self.ranks] = 0
             self.expand[module] = [self._matrix(layer[: self.ranks].t()) for layer in rows]
         for adapter in kept:
@@ -156,7 +156,7 @@ class PageWindow:
             first = self._weights.above[group]
             rows = self._weights.folded[group][:, first : first + len(modules) * self.ranks]
             rows.unflatten(1, (len(modules), self.ranks))[:, :, at : at + PAGE] = page.shrink[group]
-        for module, rows in self._expand.items():
+        for module, rows in self.expanded.items():
             rows[:, at : at + PAGE] = page.expand[module]
 
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as Ordered
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ from services.engine.features import EarlyFeatures
 from services.engine.grammar import Grammar
 from services.engine.loading import Checkpoint
 from services.engine.routed import decoder
-from services.engine.routed.decoder import Decoder, Visual
+from services.engine.routed.decoder import Decoder, Logits, Visual
 from services.engine.routed.kv import KvArena
 from services.engine.routed.layout import PAGE, Adapter, PageLayout
 from services.engine.routed.lora import AdapterReader
@@ -30,6 +30,9 @@ from services.engine.sampler import Sampler
 from services.engine.tokens import Tokenizer, Tokens
 from services.engine.vision import Screen, Vision
 from services.engine.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from services.engine.routed.graphs import GraphDecoder
 
 
 class Runner:
@@ -77,6 +80,12 @@ class Runner:
         self._packed_for: tuple[int, list[Mapping[Adapter, float]]] = (0, [])
         self.window = PageWindow(self._weights, shape, lora_pages)
         self.arena = KvArena(shape, kv_tokens, max_batch, dtype=self._dtype, device=self._device)
+        self._graphs = self._make_graphs(max_batch)
+
+    @property
+    def pads(self) -> bool:
+        """Whether a step computes more rows than decode, so that it must know all of them."""
+        return self._graphs is not None
 
     @property
     def feature_size(self) -> int:
@@ -126,8 +135,8 @@ class Runner:
         return sequences
 
     @torch.inference_mode()
-    def read_chunks(self, chunks: Ordered[Chunk]) -> torch.Tensor:
-        """Compute chunks together; logits [n, vocabulary] of those that end what is known of their sequence."""
+    def read_chunks(self, chunks: Ordered[Chunk]) -> Logits:
+        """Compute chunks together; the logits of those that end what is known of their sequence."""
         self._see([sequence for sequence, _ in chunks])
         spans = [range(s.computed, s.computed + tokens) for s, tokens in chunks]
         parts = [
@@ -146,15 +155,16 @@ class Runner:
         return self._decoder.logits(h[last])
 
     @torch.inference_mode()
-    def decode(self, rows: Ordered[Sequence]) -> torch.Tensor:
-        """One token of every row; logits [rows, vocabulary]. Rows that do not decode compute what nobody reads."""
+    def decode(self, rows: Ordered[Sequence]) -> Logits:
+        """One token of every row, valid until the next call. Rows that do not decode compute what nobody reads."""
         lengths = [s.computed for s in rows]
-        numbers = torch.tensor(
-            [[s.ids[s.computed], s.computed, s.computed + s.delta] for s in rows], device=self._device
-        )
-        h = self._weights.embeddings[numbers[:, 0]]
-        attend = decoder.batch(self.arena, self._shape, numbers[:, 1], max(lengths) + 1)
-        h = self._decoder.states(h, self._rotary.answer(numbers[:, 2]), self._projections(rows), attend)
+        numbers = torch.tensor([[s.ids[s.computed] for s in rows], lengths, [s.computed + s.delta for s in rows]])
+        if self._graphs:
+            return self._graphs(numbers, [s.gates for s in rows])
+        tokens, at, positions = numbers.to(self._device)
+        attend = decoder.batch(self.arena, self._shape, at, max(lengths) + 1)
+        h = self._weights.embeddings[tokens]
+        h = self._decoder.states(h, self._rotary.answer(positions), self._projections(rows), attend)
         return self._decoder.logits(h)
 
     def _projections(self, rows: Ordered[Sequence]) -> Projections:
@@ -167,6 +177,15 @@ class Runner:
             self._packed = Packed(self.window, self._shape, gates.to(self._device, self._dtype))
             self._packed_for = (self.window.version, wanted)
         return self._packed
+
+    def _make_graphs(self, rows: int) -> "GraphDecoder | None":
+        if self._device.type != "cuda":
+            return None
+        from services.engine.routed.graphs import GraphDecoder  # needs Triton
+
+        if not GraphDecoder.fits(self._shape, self._dtype):
+            return None
+        return GraphDecoder(self._weights, self._shape, self._rotary, self.arena, self.window, rows)
 
     def _of_prompts(self, chunks: Ordered[Chunk]) -> Projections:
         parts, start = [], 0

@@ -35,7 +35,9 @@ class Scheduler:
     counter scheduling, arXiv 2401.00588), in order of arrival within equals. The first in line is never passed by.
     """
 
-    def __init__(self, arena: KvArena, window: PageWindow, *, chunk: int) -> None:
+    def __init__(self, arena: KvArena, window: PageWindow, *, chunk: int, whole: bool = False) -> None:
+        """`whole`: a plan has all rows, not those alone that decode and what lies between."""
+        self._whole = whole
         self._arena = arena
         self._window = window
         self._chunk = chunk
@@ -93,7 +95,8 @@ class Scheduler:
         while budget > 0 and (sequence := self._admit()):
             chunks.append(self._next(sequence, budget))
             budget -= chunks[-1].tokens
-        return Plan(chunks, decoding, self.rows[: 1 + max((s.row for s in decoding if s.row is not None), default=-1)])
+        last = max((s.row for s in decoding if s.row is not None), default=-1)
+        return Plan(chunks, decoding, self.rows[:] if self._whole else self.rows[: 1 + last])
 
     def computed(self, sequence: Sequence, tokens: int) -> None:
         """Note that a sequence's next tokens have their keys and values."""

@@ -37,11 +37,8 @@ class Sequence:
     def __post_init__(self) -> None:
         self.ids = self.prompt.ids.tolist()
         self.delta = int(self.positions.max()) + 1 - len(self.ids)
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
+        self.adapters = tuple(sorted(adapter.name for adapter in self.gates))
         """What the sequence shares its turn with: all sequences under the same adapters."""
-        return tuple(sorted(adapter.name for adapter in self.gates))
 
     @property
     def pending(self) -> int:

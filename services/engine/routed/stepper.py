@@ -8,9 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-import torch
-
 from services.engine.base import Delta, EngineStopped
+from services.engine.routed.decoder import Logits
 from services.engine.routed.outbox import Outbox, Postman
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Chunk, Plan, Scheduler
@@ -34,6 +33,11 @@ class _Job(NamedTuple):
     run: Callable[[], None]
     fail: Callable[[Exception], None]
     computes: bool = False
+
+
+class _Known(NamedTuple):
+    rows: list[tuple[Sequence, int]]  # and the row of its logits
+    logits: Logits
 
 
 class Stepper:
@@ -90,8 +94,8 @@ class Stepper:
     def step(self) -> None:
         """Schedule, run, postprocess."""
         plan = self._scheduler.schedule()
-        for sequences, logits in self._run(plan):
-            self._postprocess(sequences, logits)
+        for known in self._run(plan):
+            self._postprocess(known)
 
     def _put(self, job: _Job) -> None:
         with self._lock:
@@ -120,11 +124,11 @@ class Stepper:
         self._requests[sequence] = request
         request.running += 1
 
-    def _run(self, plan: Plan) -> list[tuple[list[Sequence], torch.Tensor]]:
-        """Logits [n, vocabulary] of the sequences that now know their next token."""
+    def _run(self, plan: Plan) -> list[_Known]:
+        """What is known of the tokens that come next."""
         return [*self._decode(plan), *self._read_chunks(plan.chunks)]
 
-    def _decode(self, plan: Plan) -> list[tuple[list[Sequence], torch.Tensor]]:
+    def _decode(self, plan: Plan) -> list[_Known]:
         """A batch that cannot be computed fails as a whole; prompts go on."""
         if not plan.decoding:
             return []
@@ -136,9 +140,9 @@ class Stepper:
             return []
         for sequence in plan.decoding:
             self._scheduler.computed(sequence, 1)
-        return [(plan.decoding, logits[[sequence.row for sequence in plan.decoding]])]
+        return [_Known([(sequence, sequence.row or 0) for sequence in plan.decoding], logits)]
 
-    def _read_chunks(self, chunks: list[Chunk]) -> list[tuple[list[Sequence], torch.Tensor]]:
+    def _read_chunks(self, chunks: list[Chunk]) -> list[_Known]:
         """Prompts that cannot be computed together fail together."""
         if not chunks:
             return []
@@ -151,9 +155,10 @@ class Stepper:
             return []
         for sequence, tokens in chunks:
             self._scheduler.computed(sequence, tokens)
-        return [self._with_choices(sequence, row) for sequence, row in zip(known, logits, strict=True)]
+        together = [(each, row) for row, sequence in enumerate(known) for each in self._with_choices(sequence)]
+        return [_Known(together, logits)]
 
-    def _with_choices(self, sequence: Sequence, logits: torch.Tensor) -> tuple[list[Sequence], torch.Tensor]:
+    def _with_choices(self, sequence: Sequence) -> list[Sequence]:
         """A sequence that has read its prompt, and the other choices that go on from there; one without a row waits."""
         request, together = self._requests[sequence], [sequence]
         while request.others:
@@ -163,13 +168,14 @@ class Stepper:
                 together.append(other)
             else:
                 self._scheduler.add(other)
-        return together, logits.expand(len(together), -1)
+        return together
 
-    def _postprocess(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
-        """Draw, and say. Logits that are not finite end their own answer; max finds them without another pass."""
-        values, tokens = (result.tolist() for result in logits.max(-1))
-        for sequence, value, token, row in zip(sequences, values, tokens, logits, strict=True):
-            if not math.isfinite(value):
+    def _postprocess(self, known: _Known) -> None:
+        """Draw, and say. Logits that are not finite end their own answer; the largest tells without another pass."""
+        values, tokens = known.logits.likeliest.tolist()
+        for sequence, at in known.rows:
+            row, token = known.logits.rows[at], int(tokens[at])
+            if not math.isfinite(values[at]):
                 gates = {adapter.name: gate for adapter, gate in sequence.gates.items()}
                 self._end(sequence, FloatingPointError(f"gates {gates} lead to logits that are not finite"))
                 continue

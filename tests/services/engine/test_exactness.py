@@ -64,7 +64,7 @@ class Batch:
     def step(self) -> None:
         plan = self.scheduler.schedule()
         if plan.decoding:
-            logits = self.runner.decode(plan.rows)
+            logits = self.runner.decode(plan.rows).rows
             for sequence in plan.decoding:
                 self.scheduler.computed(sequence, 1)
             for sequence in plan.decoding:
@@ -82,7 +82,7 @@ class Batch:
 
     def _read(self, chunks: list[Chunk]) -> None:
         known = [chunk.sequence for chunk in chunks if chunk.last]
-        found = self.runner.read_chunks(chunks)
+        found = self.runner.read_chunks(chunks).rows
         for sequence, tokens in chunks:
             self.scheduler.computed(sequence, tokens)
         for sequence, logits in zip(known, found, strict=True):

@@ -19,6 +19,7 @@ from services.engine.base import EngineStopped, InvalidPrompt, Message, Part, Pr
 from services.engine.grammar import schema_text
 from services.engine.loading import load
 from services.engine.routed import RoutedEngine
+from services.engine.routed.decoder import Logits
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Chunk
 from services.engine.vision import Screen, Vision
@@ -181,7 +182,7 @@ class TestGenerate:
         read: list[int] = []
         compute = Runner.read_chunks
 
-        def counted(own: Runner, chunks: list[Chunk]) -> torch.Tensor:
+        def counted(own: Runner, chunks: list[Chunk]) -> Logits:
             read.extend(chunk.tokens for chunk in chunks)
             return compute(own, chunks)
 
