@@ -36,7 +36,7 @@ def training(
         figures = _learned(folder, console, quick=quick, seed=seed)
         if serve:
             judged = [figures["world"].episodes[i] for i in figures["world"].judged]
-            served = serving.serve(figures["labelled"].version, judged[:: 4 if quick else 1])
+            served = serving.serve(figures["labelled"].version, judged[:: 4 if quick else 3])
             figures["served"] = {way: found._asdict() for way, found in served.items()}
         shown = _plain(figures)
     report("Training a router", _table(shown), checks(shown), json_file, **shown)
@@ -44,17 +44,15 @@ def training(
 
 def _learned(folder: Path, console: Console, *, quick: bool, seed: int) -> dict[str, Any]:
     seeds, common = (21, {"seed": seed, "measured": 16}) if quick else (90, {"seed": seed, "measured": 150})
-    small = {"rounds": 6, "steps": 8, "batch_size": 12} if quick else {"rounds": 8, "steps": 20, "batch_size": 16}
+    small = {"rounds": 6, "steps": 12, "batch_size": 12} if quick else {"rounds": 8, "steps": 20, "batch_size": 16}
     world = World.make(folder / "labelled.jsonl", seeds)
     unlabelled = World.make(folder / "unlabelled.jsonl", seeds, labelled=False)
-    joint = {"rounds": 1, "steps": 4, "batch_size": 12} if quick else {"rounds": 3, "steps": 12, "batch_size": 16}
-    first = train(world, folder / "first", console, stages=(1,), **common)
-    labelled = train(
-        world, folder / "labelled", console, stages=(1, 2, 3), end_to_end=_brief(small), joint=joint, **common
-    )
-    free = train(unlabelled, folder / "free", console, stages=(2,), end_to_end={**small, "kl": 0.0}, **common)
-    briefly = {"epochs": 4, "patience": 4}
-    uneven = learning.unbalanced(folder, console, 6 if quick else 9, seed=seed, classifier=briefly)
+    joint = {"rounds": 1, "steps": 3, "batch_size": 12} if quick else {"rounds": 3, "steps": 12, "batch_size": 16}
+    out = folder / "routers"  # one for all: features are computed once
+    first = train(world, out, console, stages=(1,), **common)
+    labelled = train(world, out, console, stages=(1, 2, 3), end_to_end=_brief(small), joint=joint, **common)
+    free = train(unlabelled, out, console, stages=(2,), end_to_end={**small, "kl": 0.0}, **common)
+    uneven = learning.unbalanced(folder, out, console, seed=seed)
     return {"world": world, "first": first, "labelled": labelled, "free": free, "unbalanced": uneven}
 
 
