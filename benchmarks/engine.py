@@ -71,6 +71,9 @@ def checks_of(name: str, figures: Figures) -> list[Check]:
         _least(f"{name}: × PEFT one by one", figures.ratio("PEFT one by one", "routed"), single),
         _most(f"{name}: 64 adapters resident, 8 active ÷ none", figures.ratio("routed, 64 resident", "base"), 1.25),
         _most(f"{name}: mixtures of 3 ÷ single adapters", figures.ratio("mixtures of 3", "routed"), 1.10),
+        _most(
+            f"{name}: states of encode kept ÷ computed again", figures.ratio("base, states kept", "base, encoded"), 1
+        ),
     ]
     if room is not None:
         checks.append(_most(f"{name}: 8 adapters ÷ none", figures.ratio("routed", "base"), figures.bound + room))

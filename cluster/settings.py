@@ -92,6 +92,9 @@ class ModelSettings(Group):
         2, ge=1, description="Decoder blocks that run before the router's text features are read."
     )
     image_cache: int = Field(64, ge=0, description="Screens whose vision features a replica keeps (0: none).")
+    state_cache: int = Field(
+        64, ge=0, description="Prompts whose states after the first `encode_blocks` a replica keeps (0: none)."
+    )
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

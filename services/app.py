@@ -132,6 +132,7 @@ class ModelDeployment(ModelReplica):
             prefill_chunk=model.prefill_chunk,
             encode_blocks=model.encode_blocks,
             image_cache=model.image_cache,
+            state_cache=model.state_cache,
             device_rows=settings.cache.device_rows,
         )
         expected = ContextMap.load(settings.router.path).input_dimension

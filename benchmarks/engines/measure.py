@@ -62,6 +62,8 @@ def _ways(
     peft = Peft(checkpoint, {name: paths[name] for name in active})
     few = stack.enter_context(closing(_engine(checkpoint, {name: paths[name] for name in active})))
     many = stack.enter_context(closing(_engine(checkpoint, paths)))
+    anew = stack.enter_context(closing(_engine(checkpoint, {})))
+    keeping = stack.enter_context(closing(_engine(checkpoint, {}, kept=len(wanted))))
     single = [{request.adapter: 1.0} for request in wanted]
     third = 1 / 3
     mixed = [{active[(number + k) % _ACTIVE]: third for k in range(3)} for number in range(len(wanted))]
@@ -72,11 +74,13 @@ def _ways(
         "base": lambda: routed(few, wanted, [{}] * len(wanted), subject.gap_s),
         "routed, 64 resident": lambda: routed(many, wanted, single, subject.gap_s),
         "mixtures of 3": lambda: routed(few, wanted, mixed, subject.gap_s),
+        "base, encoded": lambda: routed(anew, wanted, [{}] * len(wanted), subject.gap_s, encode=True),
+        "base, states kept": lambda: routed(keeping, wanted, [{}] * len(wanted), subject.gap_s, encode=True),
     }
     return ways, sum(request.tokens for request in wanted), bound
 
 
-def _engine(checkpoint: Checkpoint, paths: dict[str, Path]) -> RoutedEngine:
-    """Without a cache of images, as PEFT has none."""
+def _engine(checkpoint: Checkpoint, paths: dict[str, Path], *, kept: int = 0) -> RoutedEngine:
+    """Without a cache of images, as PEFT has none. `kept`: prompts whose first states are."""
     copied = checkpoint._replace(model=copy.deepcopy(checkpoint.model))
-    return RoutedEngine(copied, paths, max_batch=_BATCH, kv_tokens=8192, image_cache=0)
+    return RoutedEngine(copied, paths, max_batch=_BATCH, kv_tokens=8192, image_cache=0, state_cache=kept)

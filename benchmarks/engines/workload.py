@@ -71,14 +71,21 @@ def requests(count: int, shortest: int, longest: int, adapters: Sequence[str]) -
 
 
 def routed(
-    engine: RoutedEngine, wanted: Sequence[Request], gates: Sequence[Mapping[str, float]], gap_s: float
+    engine: RoutedEngine,
+    wanted: Sequence[Request],
+    gates: Sequence[Mapping[str, float]],
+    gap_s: float,
+    *,
+    encode: bool = False,
 ) -> float:
-    """Seconds from the first arrival to the end of the last answer, arrivals `gap_s` apart."""
+    """Seconds from the first arrival to the end of the last answer, arrivals `gap_s` apart; encoded first if asked."""
     prompts = [request.prompt for request in wanted]
 
     async def ask(number: int) -> None:
         await asyncio.sleep(number * gap_s)
         asked = Sampling(max_tokens=wanted[number].tokens)
+        if encode:
+            await engine.encode(prompts[number])
         deltas = [delta async for delta in engine.generate(prompts[number], gates[number], asked)]
         if deltas[-1].completion_tokens != asked.max_tokens:
             raise RuntimeError(f"{deltas[-1].completion_tokens} tokens, expected {asked.max_tokens}")

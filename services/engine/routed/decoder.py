@@ -54,7 +54,7 @@ class Decoder:
         layers: range | None = None,
     ) -> torch.Tensor:
         """States [T, hidden] after `layers` (all), before the last norm. `h` [T, hidden] is changed."""
-        for layer in layers or range(self._shape.layers):
+        for layer in range(self._shape.layers) if layers is None else layers:
             self._attention(layer, h, turns, project, attend)
             self._mlp(layer, h, project)
             if visual and layer < len(visual.layers):
@@ -89,10 +89,12 @@ def _turn(heads: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(pairs * turns).flatten(2).to(heads.dtype)
 
 
-def alone(shape: Shape) -> Attend:
-    """Causal attention of one sequence from its first token, nothing kept."""
+def alone(shape: Shape, keys: list[torch.Tensor], values: list[torch.Tensor]) -> Attend:
+    """Causal attention of one sequence from its first token; those of each layer are added to `keys` and `values`."""
 
     def attend(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        keys.append(k.clone())  # a view of more than the keys
+        values.append(v.clone())
         return _causal(q, k.transpose(0, 1), v.transpose(0, 1), shape)
 
     return attend

@@ -36,6 +36,7 @@ class RoutedEngine(Engine):
         prefill_chunk: int = 512,
         encode_blocks: int = 2,
         image_cache: int = 64,
+        state_cache: int = 64,
         device_rows: int = 0,
         bases: Collection[str] = (),
     ) -> None:
@@ -51,6 +52,7 @@ class RoutedEngine(Engine):
             lora_pages=lora_pages,
             encode_blocks=encode_blocks,
             image_cache=image_cache,
+            state_cache=state_cache,
             device_rows=device_rows,
             bases=bases,
         )

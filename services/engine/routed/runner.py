@@ -1,10 +1,10 @@
 """The model of one engine thread: reads prompts, computes what a plan says, and the router's features."""
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Ordered
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,20 +15,22 @@ from services.engine.features import EarlyFeatures
 from services.engine.grammar import Grammar
 from services.engine.loading import Checkpoint
 from services.engine.routed import decoder
-from services.engine.routed.decoder import Decoder, Logits, Visual
+from services.engine.routed.decoder import Decoder, Logits
+from services.engine.routed.early import EarlyStates
 from services.engine.routed.kv import KvArena
 from services.engine.routed.layout import PAGE, Adapter, PageLayout
 from services.engine.routed.lora import AdapterReader
 from services.engine.routed.pages import PageWindow
 from services.engine.routed.pool import DevicePages
-from services.engine.routed.projections import Own, Packed, Plain, Projections, Prompts
+from services.engine.routed.projections import Own, Packed, Plain, Projections
+from services.engine.routed.prompts import Part, PromptReader
 from services.engine.routed.scheduler import Chunk
 from services.engine.routed.sequence import Sequence
 from services.engine.routed.shape import Rotary, Shape
 from services.engine.routed.weights import Weights
 from services.engine.sampler import Sampler
 from services.engine.tokens import Tokenizer, Tokens
-from services.engine.vision import Screen, Vision
+from services.engine.vision import Vision
 from services.engine.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Runner:
         lora_pages: int,
         encode_blocks: int,
         image_cache: int,
+        state_cache: int = 0,
         device_rows: int = 0,
         bases: Collection[str] = (),
     ) -> None:
@@ -55,7 +58,6 @@ class Runner:
         self._shape = shape = Shape.of(model)
         if encode_blocks > shape.layers:
             raise ValueError(f"encode_blocks: {encode_blocks}, expected at most {shape.layers} decoder blocks")
-        self._early = range(encode_blocks)
         self._rope_index = model.model.get_rope_index
         self._vision = Vision(model, images, image_cache)
         self._tokenizer = Tokenizer(tokenizer, self._vision, model.config.image_token_id, shape.positions)
@@ -80,6 +82,8 @@ class Runner:
         self._packed_for: tuple[int, list[Mapping[Adapter, float]]] = (0, [])
         self.window = PageWindow(self._weights, shape, lora_pages)
         self.arena = KvArena(shape, kv_tokens, max_batch, dtype=self._dtype, device=self._device)
+        self._early = EarlyStates(encode_blocks, state_cache)
+        self._prompts = PromptReader(self._weights, shape, self._decoder, self._rotary, self.arena, encode_blocks)
         self._graphs = self._make_graphs(max_batch)
 
     @property
@@ -109,11 +113,9 @@ class Runner:
     def encode(self, tokens: Tokens, instruction: slice) -> bytes:
         """Raw features of what the router looks at, float16 [D]."""
         screens = self._vision.screens(tokens.images)
-        h, visual = self._embedded([_Part(tokens, tokens.ids, 0, screens)])
-        turns = self._rotary.prompt(self._positions(tokens).to(self._device))
-        attend = decoder.alone(self._shape)
-        h = self._decoder.states(h, turns, self._plain, attend, visual=visual, layers=self._early)
-        features = self._features(h, instruction, screens[-1] if screens else None)
+        early = self._prompts.begin(Part(tokens, screens, tokens.ids, self._positions(tokens)))
+        self._early.keep(tokens, early)
+        features = self._features(early.states, instruction, screens[-1] if screens else None)
         return features.half().numpy().tobytes()
 
     @torch.inference_mode()
@@ -138,18 +140,9 @@ class Runner:
     def read_chunks(self, chunks: Ordered[Chunk]) -> Logits:
         """Compute chunks together; the logits of those that end what is known of their sequence."""
         self._see([sequence for sequence, _ in chunks])
-        spans = [range(s.computed, s.computed + tokens) for s, tokens in chunks]
-        parts = [
-            _Part(s.prompt, torch.tensor(s.ids[span.start : span.stop]), span.start, s.screens)
-            for (s, _), span in zip(chunks, spans, strict=True)
-        ]
-        h, visual = self._embedded(parts)
-        positions = [s.rotary(span.start, span.stop) for (s, _), span in zip(chunks, spans, strict=True)]
-        turns = self._rotary.prompt(torch.cat(positions, 1).to(self._device))
-        attend = decoder.chunks(
-            self.arena, self._shape, [(s.row or 0, x) for (s, _), x in zip(chunks, spans, strict=True)]
-        )
-        h = self._decoder.states(h, turns, self._of_prompts(chunks), attend, visual=visual)
+        h = self._prompts.read([self._part(sequence, tokens) for sequence, tokens in chunks])
+        for sequence in (chunk.sequence for chunk in chunks if chunk.last):
+            sequence.own = sequence.early = None
         ends = list(itertools.accumulate(tokens for _, tokens in chunks))
         last = [end - 1 for end, chunk in zip(ends, chunks, strict=True) if chunk.last]
         return self._decoder.logits(h[last])
@@ -187,16 +180,16 @@ class Runner:
             return None
         return GraphDecoder(self._weights, self._shape, self._rotary, self.arena, self.window, rows)
 
-    def _of_prompts(self, chunks: Ordered[Chunk]) -> Projections:
-        parts, start = [], 0
-        for sequence, tokens in chunks:
-            if sequence.gates:
-                sequence.own = sequence.own or Own(self._shape, sequence.gates)
-                parts.append((slice(start, start + tokens), sequence.own))
-            start += tokens
-        for sequence in (chunk.sequence for chunk in chunks if chunk.last):
-            sequence.own = None
-        return Prompts(self._plain, parts)
+    def _part(self, sequence: Sequence, tokens: int) -> Part:
+        """The next tokens of a sequence."""
+        start, stop = sequence.computed, sequence.computed + tokens
+        if not start:
+            sequence.early = self._early.find(sequence.prompt, list(sequence.gates))
+        if sequence.gates and sequence.own is None:
+            sequence.own = Own(self._shape, sequence.gates)
+        ids, positions = torch.tensor(sequence.ids[start:stop]), sequence.rotary(start, stop)
+        about = sequence.prompt, sequence.screens or (), ids, positions
+        return Part(*about, start, sequence.row or 0, sequence.own, sequence.early)
 
     def _positions(self, tokens: Tokens) -> torch.Tensor:
         """Positions [3, T]: time, height, width."""
@@ -209,40 +202,3 @@ class Runner:
         found = iter(self._vision.screens([image for s in new for image in s.prompt.images]))
         for sequence in new:
             sequence.screens = list(itertools.islice(found, len(sequence.prompt.images)))
-
-    def _embedded(self, parts: Ordered["_Part"]) -> tuple[torch.Tensor, Visual | None]:
-        """Embeddings [T, hidden] of parts one below the other, and the vision features among them."""
-        h = self._weights.embeddings[torch.cat([part.ids for part in parts]).to(self._device)]
-        types = torch.cat([part.types for part in parts])
-        seen = [(screen, rows) for part in parts for screen, rows in part.seen()]
-        if not seen:
-            return h, None
-        at = types.nonzero()[:, 0].to(self._device)
-        h[at] = torch.cat([screen.embeddings[rows] for screen, rows in seen])
-        depth = len(seen[0][0].deepstack)
-        return h, Visual(at, [torch.cat([screen.deepstack[k][rows] for screen, rows in seen]) for k in range(depth)])
-
-
-class _Part(NamedTuple):
-    """Tokens `ids` of a prompt or its answer, from `start` on."""
-
-    prompt: Tokens
-    ids: torch.Tensor
-    start: int
-    screens: Ordered[Screen] | None
-
-    @property
-    def types(self) -> torch.Tensor:
-        """Which of the tokens are images'. Those of the answer are not."""
-        types = self.prompt.types[self.start : self.start + len(self.ids)]
-        return torch.cat([types, types.new_zeros(len(self.ids) - len(types))])
-
-    def seen(self) -> Iterator[tuple[Screen, slice]]:
-        """Screens of which there are rows here, and which rows."""
-        first = int(self.prompt.types[: self.start].sum())
-        last = first + int(self.types.sum())
-        for screen in self.screens or ():
-            size = len(screen.embeddings)
-            if first < size and last > 0:
-                yield screen, slice(max(first, 0), min(last, size))
-            first, last = first - size, last - size

@@ -162,4 +162,4 @@ class Scheduler:
             self._arena.move(len(self.rows), row, last.computed)
             last.row, self.rows[row] = row, last
         self._window.unpin(sequence.gates)
-        sequence.row, sequence.computed, sequence.own = None, 0, None
+        sequence.row, sequence.computed, sequence.own, sequence.early = None, 0, None, None

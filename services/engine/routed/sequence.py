@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from services.engine.answer import Answer
+from services.engine.routed.early import Early
 from services.engine.routed.layout import Adapter
 from services.engine.routed.projections import Own
 from services.engine.sampler import Sampler
@@ -33,6 +34,7 @@ class Sequence:
     ids: list[int] = field(default_factory=list)
     screens: list[Screen] | None = None  # once the prompt's images are computed
     own: Own | None = None  # while the prompt is read
+    early: Early | None = None  # likewise
 
     def __post_init__(self) -> None:
         self.ids = self.prompt.ids.tolist()

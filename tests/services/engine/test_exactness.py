@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from services.engine.base import Prompt, Sampling
+from services.engine.routed.early import Early, EarlyStates
+from services.engine.routed.layout import Adapter
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Chunk, Scheduler
 from services.engine.routed.sequence import Sequence
+from services.engine.tokens import Tokens
 from tests.services.engine.oracle import SHAPES, Oracle, random_oracle
 from tests.services.engine.prompts import PROMPTS
 
@@ -140,6 +143,44 @@ def test_an_adapter_that_takes_the_place_of_another(oracle: Oracle) -> None:
         batch.run()
         for seed, sequence in enumerate(sequences):
             close(batch.logits[sequence], oracle.logits(prompt, {name: 1.0}, said(seed)))
+
+
+@pytest.mark.parametrize("chunk", [23, 512])
+@pytest.mark.parametrize("kept", [0, 4])
+def test_what_encoding_leaves_is_gone_on_from_where_the_adapters_allow(
+    oracle: Oracle, chunk: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside prompts that must be computed from the first block on, in the same pass."""
+    runner = Runner(
+        oracle.checkpoint,
+        max_batch=16,
+        kv_tokens=8192,
+        lora_pages=8,
+        encode_blocks=1,
+        image_cache=8,
+        state_cache=kept,
+    )
+    batch = Batch(oracle, runner, chunk=chunk)
+    gates: list[dict[str, float]] = [{}, {"late": 1.0}, {"all": 1.0}]
+    prompts = [PROMPTS["one screen"], PROMPTS["text only"], PROMPTS["a conversation"]]
+    for prompt in prompts:
+        runner.encode(*runner.read_routed(prompt))
+    found: dict[str, list[bool]] = {}
+    find = EarlyStates.find
+
+    def spied(own: EarlyStates, tokens: Tokens, adapters: list[Adapter]) -> Early | None:
+        early = find(own, tokens, adapters)
+        found.setdefault(",".join(adapter.name for adapter in adapters), []).append(early is not None)
+        return early
+
+    monkeypatch.setattr(EarlyStates, "find", spied)
+    rows = list(itertools.product(prompts, gates))
+    sequences = [batch.add(prompt, kind, said(seed)) for seed, (prompt, kind) in enumerate(rows)]
+    batch.run()
+    for seed, (sequence, (prompt, kind)) in enumerate(zip(sequences, rows, strict=True)):
+        close(batch.logits[sequence], oracle.logits(prompt, kind, said(seed)))
+    begun = [bool(kept), bool(kept), False]  # the conversation begins unlike what the router looks at
+    assert found == {"": begun, "late": begun, "all": [False] * 3}
 
 
 def test_a_base_row_is_the_same_to_the_bit_beside_any_neighbours(oracle: Oracle, runner: Runner) -> None:
