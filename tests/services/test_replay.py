@@ -130,6 +130,7 @@ async def switched(make_world: MakeWorld) -> World:
     chance = random.Random(5)
     for number, mode in enumerate(("online", "frozen", "online", "frozen", "shadow", "frozen", "online", "online")):
         await world.post("/v1/mode", {"mode": mode})
+        world.leave_resident("claims")  # what is asked for is resident soon again
         if number == 1:
             await alarm(world)
         for burst in range(3):
