@@ -11,9 +11,10 @@ _NOT_WORSE: Final = 0.01
 
 
 class Way(NamedTuple):
-    """A way of serving: its name, the success [n] of every held-out example, and the seconds an answer took."""
+    """A way of serving: adapters a request, success [n] of the held-out examples, and the seconds an answer took."""
 
     name: str
+    members: int
     success: Array
     seconds: float
 
@@ -26,10 +27,13 @@ class Recommendation(NamedTuple):
 
 
 def recommend(ways: Sequence[Way]) -> Recommendation:
-    """The cheapest way that is not worse than the best by more than a point or one standard error of the difference."""
-    best = max(ways, key=lambda way: (float(way.success.mean()), -way.seconds))
+    """The way with the fewest adapters that is not worse than the best by a point or the difference's standard error.
+
+    The fewest are the cheapest; what was measured is told, and is no judge of small differences.
+    """
+    best = max(ways, key=lambda way: (float(way.success.mean()), -way.members))
     fit = [way for way in ways if _gap(best, way) <= max(_NOT_WORSE, _error(best, way))]
-    chosen = min(fit, key=lambda way: way.seconds)
+    chosen = min(fit, key=lambda way: way.members)
     others = "; ".join(f"{way.name} {way.success.mean():.3f} at {way.seconds / chosen.seconds:.2f}×" for way in ways)
     return Recommendation(chosen.name, f"success and cost on {len(best.success)} held-out examples: {others}")
 

@@ -87,7 +87,9 @@ class Comparison:
         measuring, ways = self._engine(kept), []
         for name, members in {"hard": 1, f"top{_TOP}": _TOP, "soft": self._settings.model.max_mixture}.items():
             mixed = [self._mixed(kept.mlp, gates[i], members) for i in self._judged]
-            ways.append(Way(name, self._success(kept, self._judged, mixed), measuring.seconds(examples, mixed)))
+            ways.append(
+                Way(name, members, self._success(kept, self._judged, mixed), measuring.seconds(examples, mixed))
+            )
         found = recommend(ways)
         figures = {way.name: {"success": float(way.success.mean()), "seconds": way.seconds} for way in ways}
         return {**found._asdict(), "ways": figures}

@@ -179,7 +179,7 @@ def test_the_cheapest_way_that_is_not_worse_is_recommended() -> None:
     rng = np.random.default_rng(0)
     soft = (rng.random(400) < 0.9).astype(float)
     same, worse = soft.copy(), soft * (rng.random(400) < 0.8)
-    ways = [Way("hard", worse, 1.0), Way("top2", same, 1.2), Way("soft", soft, 1.6)]
+    ways = [Way("hard", 1, worse, 1.0), Way("top2", 2, same, 1.7), Way("soft", 4, soft, 1.6)]
     assert recommend(ways).way == "top2"
     assert "hard 0.7" in recommend(ways).reason
-    assert recommend([Way("hard", same, 1.0), *ways[1:]]).way == "hard"
+    assert recommend([Way("hard", 1, same, 3.0), *ways[1:]]).way == "hard"
