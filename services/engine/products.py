@@ -17,6 +17,7 @@ class Matrix:
     def __init__(self, weight: torch.Tensor, *, fixed: bool = True) -> None:
         """A `fixed` weight is packed at once. One that is not must be unpacked before it changes."""
         self._size = weight.numel()
+        self._worth = -(-_WORTH // max(self._size, 1))  # rows from which a packed product pays
         self._packs = packs(weight.device, weight.dtype)
         self._plain: torch.Tensor | None = weight.t()
         self._packed: Any = None
@@ -27,7 +28,7 @@ class Matrix:
 
     def pack(self, rows: int = 512) -> None:
         """Prepare for inputs of up to `rows` rows; a weight that is not worth packing for so few stays as it is."""
-        if self._packs and rows * self._size >= _WORTH and self._plain is not None:
+        if self._packs and rows >= self._worth and self._plain is not None:
             self._packed = _pack(self._plain.t())
 
     def unpack(self) -> None:
@@ -48,7 +49,7 @@ class Matrix:
             y.addmm_(x, self._plain)
 
     def _pays(self, x: torch.Tensor) -> bool:
-        return self._packed is not None and len(x) * self._size >= _WORTH
+        return self._packed is not None and x.shape[0] >= self._worth
 
 
 class Folded:

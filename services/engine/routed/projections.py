@@ -42,6 +42,9 @@ class Packed(Projections):
         y, shrunk = self._window.both[group][layer](x)
         gated = shrunk * self._gates[group]
         modules = GROUPS[group]
+        if len(modules) == 1:
+            self._window.expand[modules[0]][layer].add(y, gated)
+            return y
         outs = y.split_with_sizes(self._outs[group], 1)
         for module, out, rows in zip(modules, outs, gated.chunk(len(modules), 1), strict=True):
             self._window.expand[module][layer].add(out, rows)
