@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,13 @@ def test_imports_point_one_way(room: str) -> None:
 
 
 def loaded_by(room: str) -> set[str]:
-    """Top-level packages in memory after every module of a room was imported in a fresh interpreter."""
+    """Top-level packages in memory after every module of a room was imported in a fresh interpreter.
+
+    What is for a GPU alone is left out where there is no Triton.
+    """
     files = sorted((ROOT / room).rglob("*.py"))
+    if not find_spec("triton"):
+        files = [file for file in files if file.name not in ("kernels.py", "graphs.py")]
     modules = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
     code = f"import sys, {', '.join(modules)}\nprint(sorted({{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
