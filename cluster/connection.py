@@ -30,7 +30,7 @@ _MOST_CONNECTIONS = 64
 _SOCKET_TIMEOUT_S = 5
 _LONGEST_BLOCK_MS = 2000
 _SCRIPTS = (
-    *("decide", "feedback", "outcome", "timeouts", "arm"),
+    *("decide", "feedback", "outcome", "timeouts", "arm", "catalogue"),
     *("commit", "changes", "release", "trim"),
     *("forget", "unsay", "erase", "forgotten"),
     "screen",

@@ -115,6 +115,17 @@ class CacheSettings(Group):
         256, ge=8, multiple_of=8, description="Rank rows of adapters on the device, in pages of 8, taken at the start."
     )
     host_bytes: int = Field(4 << 30, ge=0, description="Bytes of adapters in host memory, ready to be paged in.")
+    roots: tuple[Path, ...] = Field(
+        (), description="Directories, besides `model.adapters`, that adapters may be added from."
+    )
+    hub_owners: frozenset[str] = Field(
+        frozenset(),
+        description="Users and organisations on Hugging Face whose repositories may be added; none: no one.",
+    )
+    bases: frozenset[str] = Field(
+        frozenset(),
+        description="Names that adapters may give their base, besides those of `model.path` and `model.name`.",
+    )
     policy: ResidencyName = Field("lru", description="Which idle adapter leaves the device when there is no room.")
 
 

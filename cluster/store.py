@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
 from cluster.arm_store import ArmStore
+from cluster.catalogue import CatalogueStore
 from cluster.connection import Entry, entry
 from cluster.deferred_store import DeferredStore
 from cluster.events import Cancellation, Completion, Decision, Record
@@ -41,7 +42,16 @@ class StoredDecision:
 
 
 class Store(
-    RequestStore, LearnerStore, ArmStore, LogStore, ModeStore, DeferredStore, ForgetStore, RouterStore, ScreenStore
+    RequestStore,
+    LearnerStore,
+    ArmStore,
+    CatalogueStore,
+    LogStore,
+    ModeStore,
+    DeferredStore,
+    ForgetStore,
+    RouterStore,
+    ScreenStore,
 ):
     """The whole store. See `Connection` for its arguments."""
 

@@ -12,14 +12,15 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.settings import ModelSettings, Settings
 from policies.context import ContextMap
-from services.adapters.files import inspect
 from services.arms import Arms
 from services.configuration import (
+    base_names,
     feedback_rules,
     learning_config,
     make_cache,
     make_policy,
     make_registry,
+    make_shelf,
     make_store,
     sealing_config,
     watch_config,
@@ -31,6 +32,7 @@ from services.gateway import build_gateway
 from services.journal import Journal
 from services.learner import Learner
 from services.model import Model, ModelReplica, RemoteModel
+from services.residency import ResidencyFollower
 from services.router import Router
 from services.routes import operations
 from services.scaling import Scaling
@@ -134,14 +136,23 @@ class ModelDeployment(ModelReplica):
             image_cache=model.image_cache,
             state_cache=model.state_cache,
             device_rows=settings.cache.device_rows,
+            bases=base_names(settings),
         )
         expected = ContextMap.load(settings.router.path).input_dimension
         if engine.feature_size != expected:
             found = f"{model.path} has {engine.feature_size}"
             raise ValueError(f"router.path: {settings.router.path} was trained on {expected} features, {found}")
+        shelf, cache = make_shelf(settings), make_cache(settings, engine)
         for adapter in make_registry(settings):
-            engine.device.check(inspect(adapter.path))
-        super().__init__(engine, make_cache(settings, engine), serve.get_replica_context().replica_id.unique_id)
+            engine.device.check(shelf.inspect(adapter))
+        super().__init__(engine, cache, shelf, serve.get_replica_context().replica_id.unique_id)
+        follower = ResidencyFollower(make_store(settings), cache, settings.router.refresh_s)
+        self._following = asyncio.get_running_loop().create_task(follower.run())
+
+    def check_health(self) -> None:
+        """Serve replaces a replica that no longer follows what shall be resident."""
+        if self._following.done():
+            self._following.result()
 
 
 class LearnerDeployment:

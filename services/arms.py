@@ -2,11 +2,22 @@
 
 import time
 from collections.abc import Collection
+from typing import NamedTuple
 
+from cluster.catalogue import Catalogue
 from cluster.events import ArmRegistered, ArmRemoved
 from cluster.roster import ArmRecord, ArmRefused, Roster
 from cluster.store import Store
 from services.adapters.registry import BASE, Registry
+from services.catalogue import adapters_of
+
+
+class News(NamedTuple):
+    """The store's adapters and arms as of one moment, or of a later one than the versions say."""
+
+    versions: tuple[int, int]
+    catalogue: Catalogue
+    roster: Roster
 
 
 class Arms:
@@ -14,7 +25,7 @@ class Arms:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self._version = -1
+        self._versions = (-1, -1)
         self._put({name: ArmRecord(serves=name) for name in registry.arms}, frozenset())
 
     def __contains__(self, arm: str) -> bool:
@@ -75,17 +86,23 @@ class Arms:
         return self._current.get(name, name)
 
     async def is_behind(self, store: Store) -> bool:
-        """Whether there is more to take over from the store's roster than was taken over last."""
-        return self._waiting or await store.roster_version() != self._version
+        """Whether there is more to take over from the store than was taken over last."""
+        return self._waiting or await _versions(store) != self._versions
 
-    def put(self, version: int, roster: Roster, folded: Collection[str]) -> None:
-        """Take over a roster, an empty one leaves things as they are.
+    async def news(self, store: Store) -> News:
+        """What there is to take over."""
+        return News(await _versions(store), await store.catalogue(), await store.roster())
+
+    def put(self, news: News, folded: Collection[str]) -> None:
+        """Take over adapters and arms; while the store has none, things are left as they are.
 
         A renamed arm goes by the name under which its evidence is `folded`, until the Learner has renamed it too.
         """
-        self._version = version
-        if roster:
-            self._put(roster, folded)
+        self._versions = news.versions
+        if news.catalogue:
+            self.registry.follow(adapters_of(news.catalogue))
+        if news.roster:
+            self._put(news.roster, folded)
 
     def _put(self, roster: Roster, folded: Collection[str]) -> None:
         order = {name: place for place, name in enumerate(self.registry.arms)}
@@ -96,6 +113,10 @@ class Arms:
         self._routed = tuple(name for name, arm in self._records.items() if arm.state == "active")
         called = [(old, names[name]) for name, arm in roster.items() for old in (*arm.former, name)]
         self._current = {old: name for old, name in called if old != name}
+
+
+async def _versions(store: Store) -> tuple[int, int]:
+    return await store.catalogue_version(), await store.roster_version()
 
 
 def _folded_name(name: str, arm: ArmRecord, folded: Collection[str]) -> str:

@@ -1,5 +1,6 @@
 """From settings to what the parts are configured with; most of them know nothing of settings."""
 
+from pathlib import Path
 from typing import Any
 
 from cluster.archive import Archive
@@ -12,7 +13,7 @@ from policies.posterior import Posterior
 from policies.prior import LearningConfig, Prior
 from services.adapters.cache import AdapterCache
 from services.adapters.registry import Registry
-from services.adapters.shelf import read
+from services.adapters.shelf import Shelf
 from services.engine.base import Engine
 from services.learning.rewards import FeedbackRules
 from services.learning.sealing import SealingConfig
@@ -42,7 +43,18 @@ def make_registry(settings: Settings) -> Registry:
     """What there is to serve. Where only one adapter may serve at a time there are no mixtures."""
     most = settings.model.max_mixture
     sizes = {"top2": 2, "soft": most}
-    return Registry(settings.model.adapters, {name: sizes[name] for name in settings.router.mixtures if most > 1})
+    mixtures: dict[str, int] = {name: sizes[name] for name in settings.router.mixtures if most > 1}
+    return Registry(settings.model.adapters, mixtures, make_shelf(settings))
+
+
+def make_shelf(settings: Settings) -> Shelf:
+    """Where adapters may come from."""
+    return Shelf([settings.model.adapters, *settings.cache.roots], settings.cache.hub_owners)
+
+
+def base_names(settings: Settings) -> frozenset[str]:
+    """What an adapter may call the model that it was trained on."""
+    return settings.cache.bases | {Path(settings.model.path).name, settings.model.public_name}
 
 
 def watch_config(settings: Settings) -> WatchConfig:
@@ -85,7 +97,7 @@ def sealing_config(settings: Settings) -> SealingConfig:
 def make_cache(settings: Settings, engine: Engine) -> AdapterCache[Any]:
     """The cache of one engine's adapters. Belongs to the event loop that uses it first."""
     policy = caching.create(settings.cache.policy)
-    return AdapterCache(engine.device, read, policy, host_bytes=settings.cache.host_bytes)
+    return AdapterCache(engine.device, make_shelf(settings).read, policy, host_bytes=settings.cache.host_bytes)
 
 
 def make_store(settings: Settings) -> Store:

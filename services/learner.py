@@ -19,6 +19,7 @@ from policies.context import ContextMap
 from policies.prior import LearningConfig
 from services import arms
 from services.adapters.registry import Registry
+from services.catalogue import register_found
 from services.learning.deferral import Deferral
 from services.learning.folding import Folding, Refold
 from services.learning.forgetting import forget
@@ -71,6 +72,7 @@ class Learner:
         await self._adopt()
         self._epoch = await self._store.acquire_epoch()
         await self._resume()
+        await register_found(self._store, registry)
         for problem in await arms.register(self._store, registry):
             log.warning(problem)
 

@@ -5,13 +5,12 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from services.adapters.cache import AdapterCache
 from services.adapters.cache_view import CacheView
 from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
-from services.adapters.shelf import Adapter, describe
+from services.adapters.shelf import Adapter, Shelf
 from services.engine.base import Delta, Encoded, Engine, InvalidPrompt, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ class Model(Protocol):
     ) -> AsyncGenerator[Delta, None]:
         """The answer under gates of `adapters`, piece by piece. Raises AdapterUnavailable."""
 
-    async def load(self, name: str, path: Path) -> Adapter:
-        """The adapter in a directory, read and found to fit on every replica. Raises InvalidAdapter."""
+    async def load(self, name: str, source: str) -> Adapter:
+        """The adapter at a source, read and found to fit on every replica. Raises InvalidAdapter."""
 
     async def caches(self) -> list[CacheView]:
         """The cache of every replica."""
@@ -41,9 +40,10 @@ class Model(Protocol):
 class ModelReplica:
     """An engine and the cache of its adapters, behind the Model protocol."""
 
-    def __init__(self, engine: Engine, cache: AdapterCache[Any], replica: str = "local") -> None:
+    def __init__(self, engine: Engine, cache: AdapterCache[Any], shelf: Shelf, replica: str = "local") -> None:
         self._engine = engine
         self._cache = cache
+        self._shelf = shelf
         self._replica = replica
 
     async def encode(self, prompt: Prompt) -> Encoded:
@@ -53,17 +53,18 @@ class ModelReplica:
     async def generate(
         self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling, adapters: Mapping[str, Adapter]
     ) -> AsyncGenerator[Delta, None]:
-        served = {name: adapters[name].fingerprint for name in gates}
+        versions = {name: self._cache.latest(adapters[name]) for name in gates}
+        served = {name: adapter.fingerprint for name, adapter in versions.items()}
         by_hash: dict[str, float] = defaultdict(float)  # two names may stand for the same weights
         for name, gate in gates.items():
             by_hash[served[name]] += gate
         deltas = self._engine.generate(prompt, by_hash, sampling)
-        async with self._cache.pin(adapters[name] for name in gates), contextlib.aclosing(deltas):
+        async with self._cache.pin(versions.values()), contextlib.aclosing(deltas):
             async for delta in deltas:
                 yield delta._replace(replica=self._replica, adapters=served) if delta.finish_reason else delta
 
-    async def load(self, name: str, path: Path) -> Adapter:
-        adapter = await asyncio.to_thread(describe, name, path)
+    async def load(self, name: str, source: str) -> Adapter:
+        adapter = await asyncio.to_thread(self._shelf.describe, name, source)
         await self._cache.load(adapter)
         return adapter
 
@@ -103,9 +104,9 @@ class RemoteModel:
         except (InvalidPrompt, AdapterUnavailable) as error:
             raise _bare(error) from None
 
-    async def load(self, name: str, path: Path) -> Adapter:
+    async def load(self, name: str, source: str) -> Adapter:
         try:
-            adapters: list[Adapter] = await self._handle.broadcast("load", name, path).results_async()
+            adapters: list[Adapter] = await self._handle.broadcast("load", name, source).results_async()
         except InvalidAdapter as error:
             raise _bare(error) from None
         found = sorted({adapter.fingerprint for adapter in adapters})

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -18,8 +18,9 @@ from cluster.settings import RouterSettings, Settings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
 from services import custom, episodes
+from services.adapters.metadata import AdapterUnavailable
 from services.adapters.shelf import Adapter
-from services.arms import Arms, announce
+from services.arms import Arms
 from services.configuration import policy_config
 from services.edge.tracing import tracer
 from services.engine.base import Delta, Encoded, Prompt, Sampling
@@ -278,26 +279,18 @@ class Router:
         await anext(deltas)  # only a generator that has started is told when it is given up
         return deltas
 
-    async def reload(self, name: str) -> Adapter:
-        """Serve a known adapter as it is on disk now; other weights are a new version of its arm.
-
-        Raises InvalidAdapter, and KeyError for an unknown one. A decision whose answer starts while the weights
-        change may carry the old hash: what served is in its completion.
-        """
-        if name not in self.arms.registry:
-            raise KeyError(name)
-        adapter = await self.model.load(name, self.arms.registry[name].path)
-        self.arms.registry.put(adapter)
-        await announce(self.store, name, adapter.fingerprint, time.time())
-        return adapter
+    def _adapters(self, names: Collection[str]) -> dict[str, Adapter]:
+        """Their versions of now: where one has changed since the decision, the completion says what served."""
+        if gone := [name for name in names if name not in self.arms.registry]:
+            raise AdapterUnavailable(f"adapter {gone[0]!r} was removed after the decision")
+        return {name: self.arms.registry[name] for name in names}
 
     async def _answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         clock, first_ms, ended, span = _Stopwatch(), None, list[Delta](), tracer.start_span("generate")
-        gates = routed.decision.gates
-        adapters = {name: self.arms.registry[name] for name in gates}
-        stream = self.model.generate(routed.call.prompt, gates, routed.call.sampling, adapters)
         try:
             yield Delta("")
+            gates = routed.decision.gates
+            stream = self.model.generate(routed.call.prompt, gates, routed.call.sampling, self._adapters(gates))
             async with contextlib.aclosing(stream):
                 async for delta in stream:
                     first_ms = clock.ms if first_ms is None else first_ms

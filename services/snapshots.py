@@ -142,14 +142,14 @@ class SnapshotFollower:
         """Take over all that changed, as of one moment. Evidence of another router, or half folded, is left alone."""
         async with self._taking:
             behind = await self.arms.is_behind(self._store)
-            version, roster = (await self._store.roster_version(), await self._store.roster()) if behind else (0, {})
+            news = await self.arms.news(self._store) if behind else None
             changes, whole = await self._changes(behind)
             freezes = self._freezes(changes.blobs.get(MODE, self._folded_mode))
             fits = changes.router == self._router and not changes.rebuilding
             prepared = await asyncio.to_thread(self._prepare, _believed(changes.blobs, freezes)) if fits else {}
             # Nothing awaits from here on: a decision sees all of it or nothing.
-            if behind:
-                self.arms.put(version, roster, changes.names if fits else self._known)
+            if news:
+                self.arms.put(news, changes.names if fits else self._known)
                 self._follow_arms()
             if fits:
                 self.frozen, self._folded_mode = freezes, changes.blobs.get(MODE, self._folded_mode)

@@ -46,7 +46,7 @@ class Service:
         shutil.rmtree(shelf / adapter)
         (shelf / f".{adapter}").rename(shelf / adapter)
         with Client(self.url) as client:
-            view: dict[str, Any] = client.post(f"/v1/adapters/{adapter}/reload", {})
+            view: dict[str, Any] = client.patch(f"/v1/adapters/{adapter}", {})
         return str(view["fingerprint"])
 
     def settled(self, rewards: int) -> dict[str, Any]:

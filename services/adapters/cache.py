@@ -88,6 +88,14 @@ class AdapterCache(Generic[B]):
         finally:
             self._release(ticket)
 
+    def latest(self, adapter: Adapter) -> Adapter:
+        """The version to serve for one that may have been replaced since it was chosen: itself while it is here."""
+        key = adapter.fingerprint
+        if self._current is None or key in self._current or key in self._table or key in self._host:
+            return adapter
+        named = (self._adapters[known] for known in self._current if self._adapters[known].name == adapter.name)
+        return next(named, adapter)
+
     async def load(self, adapter: Adapter) -> None:
         """Read an adapter into host memory, if it is not there or beyond. Raises InvalidAdapter."""
         key = adapter.fingerprint

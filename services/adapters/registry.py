@@ -1,13 +1,14 @@
 """The adapters on disk: one PEFT LoRA per subdirectory, identified by the hash of its content."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from services.adapters import metadata
 from services.adapters.metadata import InvalidAdapter
-from services.adapters.shelf import Adapter, describe
+from services.adapters.shelf import Adapter, Shelf
 
 BASE = "base"  # the arm without an adapter
 AUTO = "auto"  # the model name that asks for routing
@@ -26,15 +27,19 @@ class Registry:
     `mixtures` says how many adapters each mixture has at most.
     """
 
-    def __init__(self, directory: Path, mixtures: Mapping[str, int] = MappingProxyType({})) -> None:
+    def __init__(
+        self, directory: Path, mixtures: Mapping[str, int] = MappingProxyType({}), shelf: Shelf | None = None
+    ) -> None:
         """Read every subdirectory. Raises InvalidAdapter for the first one that cannot be served."""
         self.mixtures = mixtures
+        shelf = shelf or Shelf([directory])
         if not directory.is_dir():
             raise InvalidAdapter(f"model.adapters: {directory} is not a directory")
-        found = (_read(path) for path in sorted(directory.iterdir()) if _holds_adapter(path))
+        directory = directory.absolute()
+        said = metadata.coordinates(directory)
+        found = (_read(shelf, path, said) for path in sorted(directory.iterdir()) if _holds_adapter(path))
         self._adapters = {adapter.name: adapter for adapter in found}
-        self._coordinates = metadata.coordinates(directory)
-        if strangers := sorted(self._coordinates.keys() - self._adapters.keys()):
+        if strangers := sorted(said.keys() - self._adapters.keys()):
             raise InvalidAdapter(f"{directory / 'adapters.json'}: {strangers[0]!r} is none of the adapters beside it")
 
     def __iter__(self) -> Iterator[Adapter]:
@@ -49,9 +54,9 @@ class Registry:
     def __getitem__(self, name: str) -> Adapter:
         return self._adapters[name]
 
-    def put(self, adapter: Adapter) -> None:
-        """Another version of a known adapter from now on, or a new one."""
-        self._adapters[adapter.name] = adapter
+    def follow(self, adapters: Iterable[Adapter]) -> None:
+        """These there are, and no others."""
+        self._adapters = {adapter.name: adapter for adapter in adapters}
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -69,7 +74,7 @@ class Registry:
 
     def coordinates(self, name: str) -> str:
         """The convention of the answers of the base or of an adapter."""
-        return self._coordinates.get(name, metadata.QWEN_COORDINATES)
+        return self._adapters[name].coordinates if name in self._adapters else metadata.QWEN_COORDINATES
 
 
 def _holds_adapter(path: Path) -> bool:
@@ -77,10 +82,16 @@ def _holds_adapter(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
-def _read(path: Path) -> Adapter:
-    if not is_name(path.name):
+def check_name(name: str, where: str = "name") -> None:
+    """Raises InvalidAdapter for a name that cannot be an adapter's."""
+    if not is_name(name):
         raise InvalidAdapter(
-            f"{path}: the name {path.name!r} cannot be an adapter's, expected letters, digits, '.', '_', '-' "
+            f"{where}: the name {name!r} cannot be an adapter's, expected letters, digits, '.', '_', '-' "
             f"(at most 64) and none of {', '.join(sorted(_RESERVED))}"
         )
-    return describe(path.name, path)
+
+
+def _read(shelf: Shelf, path: Path, said: Mapping[str, str]) -> Adapter:
+    check_name(path.name, str(path))
+    adapter = shelf.describe(path.name, str(path))
+    return replace(adapter, coordinates=said.get(path.name, adapter.coordinates))

@@ -1,51 +1,117 @@
-"""The disk tier: an adapter's files, found by its source and held against its content hash."""
+"""The disk tier: an adapter's files, found by its source within what may be read, and held against its content hash."""
 
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from services.adapters import files
-from services.adapters.files import AdapterFiles, Content
-from services.adapters.metadata import InvalidAdapter
+from services.adapters.files import CONFIG, WEIGHTS, Content
+from services.adapters.metadata import QWEN_COORDINATES, InvalidAdapter
+
+_REPOSITORY: Final = re.compile(r"(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """One LoRA."""
+    """One version of one LoRA."""
 
     name: str
-    path: Path
+    source: str  # a directory, or a Hugging Face repository as owner/name@commit
     fingerprint: str  # SHA-256 of configuration and weights, first 16 hex digits
     rank: int  # of the module that has the largest
     targets: tuple[str, ...]
     size: int  # bytes of the weights
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    coordinates: str = QWEN_COORDINATES
+    pinned: bool = False  # stays on the device as long as there is any other room
+
+    @property
+    def path(self) -> Path:
+        """The directory that it was found in."""
+        return Path(self.source)
 
 
-def describe(name: str, path: Path) -> Adapter:
-    """The adapter in a directory, as it is now. Raises InvalidAdapter."""
-    return _described(name, files.inspect(path), files.fingerprint(path))
+class Shelf:
+    """Directories and repositories that adapters may come from."""
 
+    def __init__(self, roots: Sequence[Path], owners: Collection[str] = ()) -> None:
+        """`owners` are the users and organisations on Hugging Face whose repositories are fetched; none: nobody's."""
+        self._named = [root.absolute() for root in roots]
+        self._roots = [root.resolve() for root in roots]
+        self._owners = frozenset(owners)
 
-def read(adapter: Adapter) -> Content:
-    """Its files, which may have been replaced meanwhile: other weights under its name are another version.
-
-    Raises InvalidAdapter.
-    """
-    content = files.read(adapter.path)
-    if content.fingerprint != adapter.fingerprint:
-        raise InvalidAdapter(
-            f"{adapter.path}: content hash {content.fingerprint}, expected {adapter.fingerprint}: the files were "
-            "replaced, `pointsman adapters update` takes them"
+    def describe(self, name: str, source: str) -> Adapter:
+        """The adapter at a source, as it is now; a repository is pinned to its commit. Raises InvalidAdapter."""
+        path, pinned = self._find(source)
+        found = files.inspect(path)
+        targets = found.config["target_modules"]
+        return Adapter(
+            name=name,
+            source=pinned,
+            fingerprint=files.fingerprint(path),
+            rank=found.rank,
+            targets=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
+            size=found.size,
         )
-    return content
 
+    def read(self, adapter: Adapter) -> Content:
+        """Its files, which may have been replaced meanwhile: other content under its name is another version.
 
-def _described(name: str, found: AdapterFiles, fingerprint: str) -> Adapter:
-    targets = found.config["target_modules"]
-    return Adapter(
-        name=name,
-        path=found.path,
-        fingerprint=fingerprint,
-        rank=found.rank,
-        targets=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
-        size=found.size,
-    )
+        Raises InvalidAdapter.
+        """
+        path, _ = self._find(adapter.source)
+        content = files.read(path)
+        if content.fingerprint != adapter.fingerprint:
+            raise InvalidAdapter(
+                f"{path}: content hash {content.fingerprint}, expected {adapter.fingerprint}: the files were "
+                "replaced, `pointsman adapters update` takes them"
+            )
+        return content
+
+    def inspect(self, adapter: Adapter) -> files.AdapterFiles:
+        """What its files say, without the weights. Raises InvalidAdapter."""
+        return files.inspect(self._find(adapter.source)[0])
+
+    def _find(self, source: str) -> tuple[Path, str]:
+        """The directory of a source, and the source pinned to what it is now."""
+        if Path(source).is_absolute():
+            return self._directory(Path(source)), source
+        if match := _REPOSITORY.fullmatch(source):
+            return self._repository(source, match)
+        raise InvalidAdapter(f"source: {source!r}, expected an absolute path or a repository as owner/name[@revision]")
+
+    def _directory(self, path: Path) -> Path:
+        """Nothing outside of the roots is looked at, whether the path or a link leads there."""
+        if ".." in path.parts:
+            raise InvalidAdapter(f"source: {str(path)!r}, expected a path without '..'")
+        if not any(map(path.is_relative_to, (*self._named, *self._roots))):
+            raise self._outside(path)
+        if not path.is_dir():
+            raise InvalidAdapter(f"source: {path} is not a directory")
+        for part in (path, path / CONFIG, path / WEIGHTS):
+            if not any(part.resolve().is_relative_to(root) for root in self._roots):
+                raise self._outside(part)
+        return path
+
+    def _outside(self, path: Path) -> InvalidAdapter:
+        """Without a word on what is there."""
+        roots = ", ".join(map(str, self._named))
+        return InvalidAdapter(f"source: {path} lies or leads outside of {roots} (model.adapters, cache.roots)")
+
+    def _repository(self, source: str, match: re.Match[str]) -> tuple[Path, str]:
+        from huggingface_hub import snapshot_download  # slow to import, and seldom needed
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        if match["owner"] not in self._owners:
+            allowed = ", ".join(sorted(self._owners)) or "nobody's"
+            raise InvalidAdapter(f"source: {source!r}, expected a repository of {allowed} (cache.hub_owners)")
+        repository = f"{match['owner']}/{match['name']}"
+        try:
+            found = Path(snapshot_download(repository, revision=match["revision"], allow_patterns=[CONFIG, WEIGHTS]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise InvalidAdapter(f"source: {source!r} cannot be fetched: {said[0]}") from None
+        return found, f"{repository}@{found.name}"

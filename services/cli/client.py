@@ -36,6 +36,14 @@ class Client:
         """The JSON of a POST. Raises ServiceError."""
         return self._call("POST", path, json=body)
 
+    def patch(self, path: str, body: Any) -> Any:
+        """The JSON of a PATCH. Raises ServiceError."""
+        return self._call("PATCH", path, json=body)
+
+    def delete(self, path: str) -> Any:
+        """The JSON of a DELETE. Raises ServiceError."""
+        return self._call("DELETE", path)
+
     def download(self, path: str, to: Path) -> int:
         """Write the body of a GET to a file, which is there whole or not at all; its size. Raises ServiceError."""
         part = to.with_name(f"{to.name}.part")

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from cluster.events import Mode
 from cluster.settings import CHECKOUT, ApiKey, Scope, Settings
+from services.cli import adapters as adapter_commands
 from services.cli import arms as arm_commands
 from services.cli import routers as router_commands
 from services.cli import tables
@@ -36,6 +37,8 @@ app = typer.Typer(
 bandits = typer.Typer(help="What the bandit believes.", invoke_without_command=True)
 app.add_typer(bandits, name="bandit")
 app.add_typer(arm_commands.app, name="arms")
+app.add_typer(adapter_commands.app, name="adapters")
+app.command()(adapter_commands.cache)
 app.add_typer(router_commands.app, name="router")
 app.add_typer(training_commands.data, name="data")
 app.command()(training_commands.train)
@@ -242,13 +245,6 @@ def explain(
     """Why a decision was taken, what would be decided now, and what became of it."""
     with Client(url, key) as service:
         _show(service.get(f"/v1/decisions/{id_}/explain"), tables.decision, as_json)
-
-
-@app.command()
-def adapters(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
-    """The adapters that can serve."""
-    with Client(url, key) as service:
-        _show(service.get("/v1/adapters"), tables.adapters, as_json)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Tables for people."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -175,11 +176,39 @@ def arms(records: dict[str, dict[str, Any]]) -> Table:
 
 def adapters(views: list[dict[str, Any]]) -> Table:
     """The rows of `GET /v1/adapters`."""
-    table = _table(None, "adapter", "fingerprint", "rank", "KiB", "targets")
+    table = _table(None, "adapter", "fingerprint", "rank", "KiB", "pinned", "about", "source")
     for view in views:
-        size = f"{view['bytes'] / 1024:.0f}"
-        table.add_row(view["name"], view["fingerprint"], str(view["rank"]), size, ", ".join(view["targets"]))
+        size, pinned = f"{view['bytes'] / 1024:.0f}", "yes" if view["pinned"] else ""
+        about = escape(" · ".join(filter(None, [view["description"], *view["tags"]])))
+        table.add_row(view["name"], view["fingerprint"], str(view["rank"]), size, pinned, about, escape(view["source"]))
     return table
+
+
+def cache(views: list[dict[str, Any]]) -> Group:
+    """The replicas of `GET /v1/cache`."""
+    return Group(*map(_replica, views))
+
+
+def _replica(view: dict[str, Any]) -> Table:
+    title = f"{view['replica']} · {view['pages'] - view['free']} of {view['pages']} pages · {view['policy']}"
+    table = _table(title, "adapter", "fingerprint", "pages", "requests", "")
+    for entry in view["device"]:
+        state = [word for word in ("kept", "outdated") if entry[word]] + ([] if entry["ready"] else ["on its way"])
+        pages = ", ".join(map(str, entry["pages"]))
+        table.add_row(entry["name"], entry["fingerprint"], pages, str(entry["pins"]), ", ".join(state))
+    host = f"{view['host_bytes'] / 2**20:.1f} of {view['host_budget'] / 2**20:.0f} MiB on the host"
+    waits = [view["page_in_ms"][q] for q in ("p50", "p99")]
+    took = "" if None in waits else f" in {waits[0]:.1f} ms, 99% in {waits[1]:.1f} ms"
+    gone = ", ".join(f"{count} {reason}" for reason, count in view["evictions"].items()) or "none"
+    happened = f"{view['hits']} hits, {view['misses']} misses, {view['page_ins']} page-ins{took}; evicted: {gone}"
+    plan = f"plan: {', '.join(view['plan'])}" if view["plan"] else ""
+    table.caption = "\n".join(filter(None, [f"{host}: {', '.join(view['host']) or 'nothing'}", happened, plan]))
+    return table
+
+
+def show(console: Console, answer: Any, table: Any, as_json: bool) -> None:
+    """A table of an answer, or its JSON."""
+    console.print_json(json.dumps(answer)) if as_json else console.print(table(answer))
 
 
 def print_urls(console: Console, url: str) -> None:

@@ -98,12 +98,19 @@ class Gatekeeper:
 class _Needs:
     """A dependency: the caller, who has the scope."""
 
-    def __init__(self, gatekeeper: Gatekeeper, scope: Scope) -> None:
+    def __init__(self, gatekeeper: Gatekeeper, scope: Scope, *, for_all: bool) -> None:
         self._gatekeeper = gatekeeper
         self._scope = scope
+        self._for_all = for_all
 
     def __call__(self, request: Request) -> Caller:
-        return self._gatekeeper.caller(request.headers.get("authorization"), self._scope)
+        caller = self._gatekeeper.caller(request.headers.get("authorization"), self._scope)
+        if self._for_all and caller.tenant:
+            message = (
+                f"key {caller.name!r} is of tenant {caller.tenant!r}, expected a key of no tenant for what all share"
+            )
+            raise ApiError(403, message, code="tenant_key")
+        return caller
 
 
 def key_first(rates: Rates) -> type[APIRoute]:
@@ -129,6 +136,9 @@ def key_hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def needs(settings: Settings, scope: Scope) -> Any:
-    """A dependency of a route: its caller, who has the scope. The route is one of `key_first`."""
-    return Depends(_Needs(Gatekeeper(settings.auth), scope))
+def needs(settings: Settings, scope: Scope, *, for_all: bool = False) -> Any:
+    """A dependency of a route: its caller, who has the scope. The route is one of `key_first`.
+
+    What a route changes `for_all` tenants is not for the keys of one of them.
+    """
+    return Depends(_Needs(Gatekeeper(settings.auth), scope, for_all=for_all))

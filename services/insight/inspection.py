@@ -132,6 +132,11 @@ class AdapterView(BaseModel):
     rank: int
     targets: tuple[str, ...]
     bytes: int
+    source: str  # a directory, or a Hugging Face repository as owner/name@commit
+    description: str
+    tags: tuple[str, ...]
+    coordinates: str
+    pinned: bool  # it stays on every device
 
     @classmethod
     def of(cls, adapter: Adapter) -> "AdapterView":
@@ -142,6 +147,11 @@ class AdapterView(BaseModel):
             rank=adapter.rank,
             targets=adapter.targets,
             bytes=adapter.size,
+            source=adapter.source,
+            description=adapter.description,
+            tags=adapter.tags,
+            coordinates=adapter.coordinates,
+            pinned=adapter.pinned,
         )
 
 

@@ -35,7 +35,7 @@ class ArmChange(BaseModel):
 
 
 def add(app: FastAPI, router: Router, settings: Settings) -> None:
-    inspects, admins = needs(settings, "inspect"), needs(settings, "admin")
+    inspects, admins = needs(settings, "inspect"), needs(settings, "admin", for_all=True)
 
     @app.get("/v1/arms", tags=["arms"], dependencies=[inspects])
     async def arms() -> dict[str, ArmRecord]:
@@ -72,7 +72,7 @@ def _event(router: Router, arm: str, verb: Verb, body: Change) -> ArmEvent:
             if arm != serves:
                 _check_name("arm", arm)
             fingerprint = registry[serves].fingerprint if serves in registry else None
-            like = _check_like(router, body.like)
+            like = check_like(router, body.like)
             return ArmRegistered(time=now, arm=arm, serves=serves, adapter_hash=fingerprint, like=like)
         case "remove":
             return ArmRemoved(time=now, arm=arm)
@@ -82,7 +82,8 @@ def _event(router: Router, arm: str, verb: Verb, body: Change) -> ArmEvent:
             return ArmFrozen(time=now, arm=arm, frozen=verb == "freeze")
 
 
-def _check_like(router: Router, like: list[str]) -> list[str]:
+def check_like(router: Router, like: list[str]) -> list[str]:
+    """Arms that the trained router knows. Raises ApiError 404 for one that it does not."""
     trained = router.contexts.statistics.arms
     for arm in like:
         if arm not in trained:

@@ -1,6 +1,7 @@
 """Health and metrics."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,12 +12,15 @@ from fastapi.responses import Response
 from cluster.connection import UNAVAILABLE
 from cluster.settings import Settings
 from services.edge.auth import unknown_arms
+from services.edge.cache_metrics import cache_exposition
 from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
 from services.learning.sealing import ALARM
 from services.router import Router
 
+log = logging.getLogger(__name__)
 _LEARNER_PATIENCE_S = 30.0
+_CACHES_PATIENCE_S = 2.0
 _STORE_PATIENCE_S = 2.0
 
 
@@ -54,8 +58,9 @@ def add(app: FastAPI, router: Router, settings: Settings, exposition_of_all: Exp
 
     @app.get("/metrics", tags=["operations"], response_model=None)
     async def prometheus() -> Response:
-        """Prometheus metrics of every Router: a scrape sees all of them, whichever it reaches."""
-        return Response(await exposition_of_all(), media_type="text/plain; version=0.0.4")
+        """Prometheus metrics of every Router and of the replicas' caches: a scrape sees all, whichever it reaches."""
+        text = await exposition_of_all() + await _caches(router)
+        return Response(text, media_type="text/plain; version=0.0.4")
 
 
 async def exposition(router: Router, metrics: Metrics) -> bytes:
@@ -82,6 +87,15 @@ async def _ask_store(router: Router, metrics: Metrics) -> None:
     metrics.sealing_failed.set(ALARM in alarms)
     metrics.learner_age.set(time.time() - (await router.store.learner_state()).alive)
     metrics.deferred.set(await router.store.deferred_count())
+
+
+async def _caches(router: Router) -> bytes:
+    """Nothing while the replicas do not answer: a scrape says the rest all the same."""
+    try:
+        return cache_exposition(await asyncio.wait_for(router.model.caches(), _CACHES_PATIENCE_S))
+    except Exception as error:
+        log.warning("the replicas do not tell of their caches: %r", error)
+        return b""
 
 
 def _guard_alarm(router: Router) -> dict[str, str]:

@@ -56,7 +56,7 @@ class Service:
 
     def reload(self, adapter: str) -> Any:
         """Serve the adapter as it is on disk."""
-        response = httpx.post(f"{self.url}/v1/adapters/{adapter}/reload", timeout=PATIENCE_S)
+        response = httpx.patch(f"{self.url}/v1/adapters/{adapter}", json={}, timeout=PATIENCE_S)
         response.raise_for_status()
         return response.json()
 
@@ -246,7 +246,7 @@ def test_other_weights_are_taken_over_by_every_replica(
             break
     assert len(replicas) == 2
     (service.adapters / first.family / "adapter_config.json").write_text("{}")
-    refused = httpx.post(f"{service.url}/v1/adapters/{first.family}/reload", timeout=PATIENCE_S)
+    refused = httpx.patch(f"{service.url}/v1/adapters/{first.family}", json={}, timeout=PATIENCE_S)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_adapter")
     assert "expected a PEFT LoRA configuration" in refused.json()["error"]["message"]
     shutil.rmtree(service.adapters / first.family)

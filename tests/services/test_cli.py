@@ -22,7 +22,7 @@ from tests.services.images import encoded
 from tests.services.world import World, listening
 
 COMMANDS = ["serve", "route", "feedback", "bandit", "decisions", "explain", "adapters", "arms", "settings", "key"]
-COMMANDS += ["mode", "guard", "evaluate", "export", "forget", "data", "train", "router"]
+COMMANDS += ["cache", "mode", "guard", "evaluate", "export", "forget", "data", "train", "router"]
 
 
 def plain(text: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from services.edge.cache_metrics import Caches
 from services.edge.metrics import Metrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -22,6 +23,8 @@ def test_the_page_lists_every_metric() -> None:
         if hasattr(metric, "_labelnames"):
             (family,) = metric.collect()
             there[family.name] = (family.type, list(metric._labelnames), family.documentation)
+    for metric in Caches([]).collect():
+        there[metric.name] = (metric.type, list(getattr(metric, "_labelnames", ())), metric.documentation)
     assert documented == there
 
 

@@ -36,7 +36,7 @@ async def test_a_reload_changes_the_hash_that_serves_and_what_is_believed(world:
     assert await served(world) == (before, before)
     write_adapter(shelf, "inbox", weight=2.0)
     assert await served(world) == (before, before)
-    reply = await world.post("/v1/adapters/inbox/reload", {})
+    reply = await world.http.patch("/v1/adapters/inbox", json={})
     after = Registry(shelf)["inbox"].fingerprint
     assert (reply.status_code, reply.json()["fingerprint"]) == (200, after)
     assert after != before
@@ -47,7 +47,7 @@ async def test_a_reload_changes_the_hash_that_serves_and_what_is_believed(world:
 
 
 async def test_the_same_weights_again_are_no_new_version(world: World) -> None:
-    assert (await world.post("/v1/adapters/inbox/reload", {})).status_code == 200
+    assert (await world.http.patch("/v1/adapters/inbox", json={})).status_code == 200
     assert (await world.arm("inbox"))["prior_trust"] == 1.0
 
 
@@ -55,15 +55,15 @@ async def test_what_cannot_be_served_changes_nothing(world: World, shelf: Path, 
     before = world.registry["inbox"].fingerprint
     write_adapter(shelf, "inbox", weight=2.0)
     engine.memory.fits_nothing = True
-    refused = await world.post("/v1/adapters/inbox/reload", {})
+    refused = await world.http.patch("/v1/adapters/inbox", json={})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_adapter")
     assert "another model's" in refused.json()["error"]["message"]
     (shelf / "inbox" / "adapter_config.json").write_text("{}")
-    refused = await world.post("/v1/adapters/inbox/reload", {})
+    refused = await world.http.patch("/v1/adapters/inbox", json={})
     assert "expected a PEFT LoRA configuration" in refused.json()["error"]["message"]
     assert await served(world) == (before, before)
     assert (await world.arm("inbox"))["adapter_hash"] == before
 
 
 async def test_an_unknown_adapter_is_not_found(world: World) -> None:
-    assert (await world.post("/v1/adapters/nobody/reload", {})).status_code == 404
+    assert (await world.http.patch("/v1/adapters/nobody", json={})).status_code == 404

@@ -27,6 +27,7 @@ from services.configuration import (
     learning_config,
     make_cache,
     make_registry,
+    make_shelf,
     make_store,
     watch_config,
 )
@@ -35,6 +36,7 @@ from services.gateway import build_gateway
 from services.journal import Journal
 from services.learner import Learner
 from services.model import ModelReplica
+from services.residency import ResidencyFollower
 from services.router import Router
 from services.screens import Screens
 from services.snapshots import SnapshotFollower
@@ -56,6 +58,7 @@ class World:
         self.registry = make_registry(settings)
         self.store = make_store(settings)
         self.cache = make_cache(settings, engine)
+        self.residency = ResidencyFollower(self.store, self.cache, settings.router.refresh_s)
         self.router = make_router(settings, contexts, engine, self.cache)
         self.app = build_gateway(self.router, settings)
         self.learner = Learner(
@@ -103,6 +106,7 @@ class World:
         await self.settle()
         while await self.learner.step():
             pass
+        await self.residency.step()
         version = (await self.store.learner_state()).version
 
         async def followed() -> bool:
@@ -147,7 +151,7 @@ def make_router(
     return Router(
         settings.router,
         base=settings.model.public_name,
-        model=ModelReplica(engine, cache or make_cache(settings, engine)),
+        model=ModelReplica(engine, cache or make_cache(settings, engine), make_shelf(settings)),
         store=store,
         arms=arms,
         routers=Routers(settings, store, arms, contexts),

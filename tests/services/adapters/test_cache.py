@@ -15,7 +15,8 @@ from services.adapters import files
 from services.adapters.cache import AdapterCache
 from services.adapters.files import AdapterFiles, Content
 from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
-from services.adapters.shelf import Adapter, describe, read
+from services.adapters.shelf import Adapter
+from services.adapters.shelf import Shelf as RealShelf
 from tests.services.world import write_adapter
 
 PATIENCE_S = 60.0
@@ -82,7 +83,7 @@ class Shelf:
 
 
 def adapter(name: str, pages: int = 1) -> Adapter:
-    return Adapter(name, Path(name), f"hash-{name}", pages, (), 10)
+    return Adapter(name, name, f"hash-{name}", pages, (), 10)
 
 
 A, B, C, D = (adapter(name, 3) for name in "abcd")
@@ -393,11 +394,12 @@ async def test_random_loads_neither_lose_a_page_nor_serve_another_adapter(
 
 
 async def test_files_that_were_replaced_are_not_served_as_what_they_were(device: Device, tmp_path: Path) -> None:
-    known = describe("mine", write_adapter(tmp_path, "mine"))
+    shelf = RealShelf([tmp_path])
+    known = shelf.describe("mine", str(write_adapter(tmp_path, "mine")))
     write_adapter(tmp_path, "mine", weight=2.0)
-    cache = AdapterCache(device, read, caching.create("lru"), host_bytes=1000)
+    cache = AdapterCache(device, shelf.read, caching.create("lru"), host_bytes=1000)
     with pytest.raises(AdapterUnavailable, match=f"content hash .*, expected {known.fingerprint}"):
         await serve(cache, known)
-    await serve(cache, describe("mine", tmp_path / "mine"))
+    await serve(cache, shelf.describe("mine", str(tmp_path / "mine")))
     assert cache.resident == (files.fingerprint(tmp_path / "mine"),)
     cache.close()

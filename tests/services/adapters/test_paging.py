@@ -10,7 +10,7 @@ import pytest
 
 from policies import caching
 from services.adapters.cache import AdapterCache
-from services.adapters.shelf import Adapter, describe, read
+from services.adapters.shelf import Adapter, Shelf
 from services.engine.base import Sampling
 from services.engine.routed import RoutedEngine
 from services.engine.routed.layout import HostAdapter
@@ -19,6 +19,7 @@ from tests.services.engine.oracle import Oracle, random_oracle
 from tests.services.engine.prompts import PROMPTS
 
 TOKENS = 12
+SHELF = Shelf([Path("/")])
 PROMPT = PROMPTS["text only"]
 
 
@@ -43,12 +44,12 @@ def alone(oracle: Oracle) -> Iterator[RoutedEngine]:
 
 @pytest.fixture(scope="module")
 def adapters(oracle: Oracle) -> dict[str, Adapter]:
-    return {name: describe(name, path) for name, path in oracle.adapters.items()}
+    return {name: SHELF.describe(name, str(path)) for name, path in oracle.adapters.items()}
 
 
 @pytest.fixture
 async def cache(engine: RoutedEngine) -> AsyncIterator[AdapterCache[HostAdapter]]:
-    cache = AdapterCache(engine.device, read, caching.create("lru"), host_bytes=1 << 20)
+    cache = AdapterCache(engine.device, SHELF.read, caching.create("lru"), host_bytes=1 << 20)
     yield cache
     cache.check_integrity()
     cache.follow([])
@@ -67,7 +68,7 @@ async def say_alone(engine: RoutedEngine, gates: Mapping[str, float]) -> str:
 async def test_every_answer_is_that_of_its_adapters_however_they_come_and_go(
     engine: RoutedEngine, alone: RoutedEngine, cache: AdapterCache[HostAdapter], adapters: dict[str, Adapter]
 ) -> None:
-    replica = ModelReplica(engine, cache)
+    replica = ModelReplica(engine, cache, SHELF)
     kinds: list[dict[str, float]] = [{}, *({name: 1.0} for name in adapters), {"all": 0.5, "single": -2.0}]
     expected = [await say_alone(alone, gates) for gates in kinds]
     assert len({*expected}) == len(kinds)
@@ -82,7 +83,7 @@ async def test_every_answer_is_that_of_its_adapters_however_they_come_and_go(
 async def test_those_that_leave_let_go_of_their_adapters(
     engine: RoutedEngine, alone: RoutedEngine, cache: AdapterCache[HostAdapter], adapters: dict[str, Adapter]
 ) -> None:
-    replica = ModelReplica(engine, cache)
+    replica = ModelReplica(engine, cache, SHELF)
     leaving = [
         asyncio.create_task(say(replica, {name: 1.0}, adapters)) for name in ("wide", "all", "patterned", "wide")
     ]
@@ -101,13 +102,13 @@ async def test_running_requests_keep_the_weights_that_they_began_with(
 ) -> None:  # fmt: skip
     """Four run or wait under the old version when the files are replaced; those that come later get the new one."""
     folder = Path(shutil.copytree(adapters["all"].path, tmp_path / "mine"))
-    replica, old = ModelReplica(engine, cache), describe("mine", folder)
+    replica, old = ModelReplica(engine, cache, SHELF), SHELF.describe("mine", str(folder))
     early = [asyncio.create_task(say(replica, {"mine": 1.0}, {"mine": old})) for _ in range(6)]
     while old.fingerprint not in cache.resident:  # noqa: ASYNC110 (what is waited for is no event)
         await asyncio.sleep(0.001)
     shutil.rmtree(folder)
     shutil.copytree(adapters["single"].path, folder)
-    new = await replica.load("mine", folder)
+    new = await replica.load("mine", str(folder))
     cache.follow([new])
     late = [asyncio.create_task(say(replica, {"mine": 1.0}, {"mine": new})) for _ in range(3)]
     assert await asyncio.gather(*early) == [await say_alone(alone, {"all": 1.0})] * 6
