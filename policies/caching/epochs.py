@@ -16,17 +16,20 @@ from policies.posterior import Posterior
 class EpochConfig:
     """The first epoch lasts `first` requests, each next one twice as long, up to `longest` (equal: fixed epochs).
 
-    A plan is made for the latest `window` requests; a fetched adapter must pay for itself within `horizon` of them.
+    A plan is made for the latest `window` requests; a fetched adapter must pay for itself within `horizon` of them. An
+    arm counts as worth its mean less `caution` widths: of arms that look alike, the one that is known better is kept.
     """
 
     first: int = 2
     longest: int = 8
-    window: int = 48
-    horizon: int = 48
+    window: int = 200
+    horizon: int = 16
+    caution: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("first", "window", "horizon"):
             checks.number(name, getattr(self, name), 1)
+        checks.number("caution", self.caution, 0)
         checks.number("longest", self.longest, self.first)
 
 
@@ -45,6 +48,11 @@ class Planner:
         """A request at x [d] that the arms `eligible` could have served."""
         self._recent.append((x, eligible))
         self._left -= 1
+
+    @property
+    def requests(self) -> int:
+        """Those that a plan would be made for."""
+        return len(self._recent)
 
     @property
     def due(self) -> bool:
@@ -66,7 +74,8 @@ class Planner:
         requests = [(x, eligible) for x, eligible in self._recent if not set(eligible).isdisjoint(arms)]
         if not requests:
             return ()
-        values = posterior.means(np.stack([x for x, _ in requests]), posterior.rows(arms))
+        X, rows = np.stack([x for x, _ in requests]), posterior.rows(arms)
+        values = posterior.means(X, rows) - self.config.caution * posterior.widths(X, rows)
         for row, eligible in enumerate(set(eligible) for _, eligible in requests):
             values[row, [arm not in eligible for arm in arms]] = -np.inf
         return best_set(Demand(arms, values, needs), stock, room, resident, self.config.horizon)
