@@ -141,8 +141,6 @@ class Runner:
         """Compute chunks together; the logits of those that end what is known of their sequence."""
         self._see([sequence for sequence, _ in chunks])
         h = self._prompts.read([self._part(sequence, tokens) for sequence, tokens in chunks])
-        for sequence in (chunk.sequence for chunk in chunks if chunk.last):
-            sequence.own = sequence.early = None
         ends = list(itertools.accumulate(tokens for _, tokens in chunks))
         last = [end - 1 for end, chunk in zip(ends, chunks, strict=True) if chunk.last]
         return self._decoder.logits(h[last])

@@ -140,7 +140,9 @@ class Stepper:
             return []
         for sequence in plan.decoding:
             self._scheduler.computed(sequence, 1)
-        return [_Known([(sequence, sequence.row or 0) for sequence in plan.decoding], logits)]
+        # A chunk may have left the last token of a prompt to be computed here.
+        rows = [(each, sequence.row or 0) for sequence in plan.decoding for each in self._with_choices(sequence)]
+        return [_Known(rows, logits)]
 
     def _read_chunks(self, chunks: list[Chunk]) -> list[_Known]:
         """Prompts that cannot be computed together fail together."""
@@ -161,6 +163,7 @@ class Stepper:
     def _with_choices(self, sequence: Sequence) -> list[Sequence]:
         """A sequence that has read its prompt, and the other choices that go on from there; one without a row waits."""
         request, together = self._requests[sequence], [sequence]
+        sequence.own = sequence.early = None
         while request.others:
             other = request.others.pop(0)
             self._enter(request, other)

@@ -55,3 +55,28 @@ async def test_a_long_request_gets_in_among_short_ones_that_keep_coming(tmp_path
     assert among_others == alone
     assert alone[-1].completion_tokens > 256
     assert answered >= 6
+
+
+async def test_choices_begin_when_a_chunk_leaves_a_single_token_of_the_prompt(tmp_path: Path) -> None:
+    """The prompt's last token is then computed as that of an answer is."""
+    oracle = random_oracle("one key for all heads", tmp_path)
+    whole = RoutedEngine(oracle.checkpoint, {}, max_batch=4, encode_blocks=1, kv_tokens=2048)
+    two = Sampling(8, temperature=1.0, seed=3, n=2)
+    try:
+        expected = await _choices(whole, two)
+    finally:
+        whole.close()
+    oracle = random_oracle("one key for all heads", tmp_path)
+    chunk = expected[0][1] - 1
+    parted = RoutedEngine(oracle.checkpoint, {}, max_batch=4, encode_blocks=1, kv_tokens=2048, prefill_chunk=chunk)
+    try:
+        assert await asyncio.wait_for(_choices(parted, two), 60) == expected
+    finally:
+        parted.close()
+
+
+async def _choices(engine: RoutedEngine, sampling: Sampling) -> list[tuple[str, int]]:
+    """The text of each choice, and the prompt's tokens."""
+    deltas = [delta async for delta in engine.generate(PROMPTS["text only"], {}, sampling)]
+    tokens = max(delta.prompt_tokens for delta in deltas)
+    return [("".join(d.text for d in deltas if d.choice == number), tokens) for number in range(sampling.n)]
