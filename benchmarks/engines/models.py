@@ -66,7 +66,9 @@ MODELS: Final = {
 }
 
 
-def write_adapters(checkpoint: Checkpoint, rank: int, count: int, folder: Path) -> dict[str, Path]:
+def write_adapters(
+    checkpoint: Checkpoint, rank: int, count: int, folder: Path, *, std: float = 0.02
+) -> dict[str, Path]:
     """Random adapters on all seven projections, as PEFT saves them."""
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_TARGETS, task_type="CAUSAL_LM")
     peft: PeftModel = get_peft_model(copy.deepcopy(checkpoint.model), config)
@@ -74,7 +76,7 @@ def write_adapters(checkpoint: Checkpoint, rank: int, count: int, folder: Path) 
     for path in paths.values():
         for name, weight in peft.named_parameters():
             if "lora_" in name:
-                torch.nn.init.normal_(weight, std=0.02)
+                torch.nn.init.normal_(weight, std=std)
         peft.save_pretrained(str(path))
     return paths
 
