@@ -44,7 +44,7 @@ def training(
 
 def _learned(folder: Path, console: Console, *, quick: bool, seed: int) -> dict[str, Any]:
     seeds, common = (21, {"seed": seed, "measured": 16}) if quick else (90, {"seed": seed, "measured": 150})
-    small = {"rounds": 6, "steps": 12, "batch_size": 12} if quick else {"rounds": 8, "steps": 20, "batch_size": 16}
+    small = {"rounds": 4, "steps": 22, "batch_size": 12} if quick else {"rounds": 8, "steps": 20, "batch_size": 16}
     world = World.make(folder / "labelled.jsonl", seeds)
     unlabelled = World.make(folder / "unlabelled.jsonl", seeds, labelled=False)
     joint = {"rounds": 1, "steps": 3, "batch_size": 12} if quick else {"rounds": 3, "steps": 12, "batch_size": 16}

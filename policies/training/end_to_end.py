@@ -43,7 +43,7 @@ class EndToEndConfig:
     rounds: int = 12
     steps: int = 25
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     entropy: float = 0.02
     kl: float = 0.1

@@ -36,7 +36,7 @@ class EndToEndOptions(Part):
     rounds: int = Field(12, ge=1, description="Rounds; after each the held-out examples are judged.")
     steps: int = Field(25, ge=1, description="Steps a round.")
     batch_size: int = Field(32, ge=1, description="Examples a step.")
-    learning_rate: float = Field(3e-3, gt=0, description="Rate of AdamW.")
+    learning_rate: float = Field(2e-3, gt=0, description="Rate of AdamW.")
     weight_decay: float = Field(1e-3, ge=0, description="Of AdamW.")
     entropy: float = Field(0.02, ge=0, description="λ_H, of the gates' mean entropy.")
     kl: float = Field(0.1, ge=0, description="λ_KL, of the divergence from the smoothed labels where there are some.")
