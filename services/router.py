@@ -240,6 +240,7 @@ class Router:
         )
         if decided.fresh and decision.basis:
             snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
+        if decided.fresh:
             self._keep_screen(id_, call.prompt)
         return Routed(call, decided.decision, decided.fresh)
 

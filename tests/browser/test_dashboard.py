@@ -8,6 +8,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from examples.miniwob.episodes import load_all
+from services.insight.inspection import wilson
 from tests.browser.conftest import MakeService, Service
 from tests.browser.page import Page
 from tests.services.auth_keys import keys
@@ -292,3 +293,25 @@ def test_the_embedded_model_with_its_real_screens(page: Page, embedded: str) -> 
     page.shows("#explain-title", "Why")
     assert page.until(lambda: page.run("return document.querySelector('#explain .screen').naturalWidth")) >= 160
     assert "Most like" in page.text("#explain dl")
+
+
+def test_buckets_put_together_hold_the_same_sums(seen: Page) -> None:
+    """A chart pools what would be too many points: counts add up, means are those of all rewards."""
+    pooled = seen.run(f"{POOLED}\nreturn pool();")
+    assert pooled["seconds"] == 15
+    assert len(pooled["buckets"]) <= 40
+    assert sum(bucket["requests"] for bucket in pooled["buckets"]) == 400
+    first = pooled["buckets"][0]
+    assert (first["start"], first["rewarded"], first["success"]) == (0, 6, 0.5)
+    assert first["regret"] == pytest.approx(0.4)
+    low, high = wilson(3.0, 6)
+    assert first["success_interval"] == [pytest.approx(low), pytest.approx(high)]
+    assert first["regret_interval"] == [pytest.approx(0.9 - high), pytest.approx(0.9 - low)]
+
+
+POOLED = """
+const { pooled } = await import("/dashboard/buckets.js");
+const bucket = (at) => ({ start: 5 * at, requests: 4, rewarded: 2, waiting: 2, unanswered: 0, dropped: 0, explored: 1,
+  success: 0.5, regret: 0.4, cells: [] });
+const pool = () => pooled(Array.from({ length: 100 }, (_, at) => bucket(at)), 5);
+"""

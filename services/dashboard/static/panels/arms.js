@@ -32,13 +32,13 @@ function row(arm, most, state) {
   const [, , coverage, median, p90] = arm.answers;
   return el("tr", { "data-key": arm.arm },
     el("th", { scope: "row" }, swatch(arm.arm), arm.arm, ...badges(arm, state)),
-    el("td", { class: "number" }, bar(arm.pulls / most, armColour(arm.arm)), count(arm.pulls)),
+    el("td", { class: "number" }, bar(arm.pulls / most, armColour(arm.arm)), el("span", { class: "aligned", text: count(arm.pulls) })),
     el("td", {}, rate(arm.reward_mean), " ", el("small", { text: interval(arm.reward_interval) })),
     el("td", { class: "axis" }, forest(arm)),
     el("td", {}, ...belief(arm.served_mean, arm.served_width)),
     el("td", { class: "quiet" }, ...belief(arm.posterior_mean, arm.posterior_width)),
     el("td", { class: "number", text: count(arm.pending) }),
-    el("td", { class: "number" }, coverage === null ? null : bar(coverage, "var(--quiet)"), percent(coverage)),
+    el("td", { class: "number" }, coverage === null ? null : bar(coverage, "var(--quiet)"), el("span", { class: "aligned", text: percent(coverage) })),
     el("td", { class: "number" }, duration(median), el("small", { text: p90 === null ? "" : ` · ${duration(p90)}` })),
     el("td", { class: "number", text: percent(arm.prior_trust) }));
 }

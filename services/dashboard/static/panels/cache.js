@@ -36,9 +36,9 @@ function row(cache) {
     el("td", { class: "number", text: count(cache.waiting) }));
 }
 
-function chip({ name, pages, pins, ready, kept }) {
-  const title = `${name}: ${count(pages.length)} pages, held by ${count(pins)} requests${kept ? ", kept by an operator" : ""}${ready ? "" : ", on its way"}`;
-  return el("span", { class: `chip${ready ? "" : " coming"}`, title }, swatch(name), name, pins ? el("small", { text: ` ${count(pins)}` }) : null);
+function chip({ name, pages, pins, ready, kept, outdated }) {
+  const title = `${name}: ${count(pages.length)} pages, held by ${count(pins)} requests${kept ? ", kept by an operator" : ""}${ready ? "" : ", on its way"}${outdated ? ", an older version" : ""}`;
+  return el("span", { class: `chip${ready && !outdated ? "" : " passing"}`, title }, swatch(name), name, pins ? el("small", { text: ` ${count(pins)}` }) : null);
 }
 
 const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;

@@ -1,5 +1,6 @@
 // The four charts over time.
 
+import { pooled } from "../buckets.js";
 import { IntervalChart, StackChart } from "../charts.js";
 import { byId, count, rate, signed } from "../dom.js";
 import { armColour, coloured, fateColour, ink, restColour } from "../palette.js";
@@ -21,7 +22,8 @@ export class Courses {
     this.outcomes = new StackChart(byId("outcomes"));
   }
 
-  draw(buckets, seconds) {
+  draw(all, shortest) {
+    const { buckets, seconds } = pooled(all, shortest);
     const times = buckets.map((bucket) => bucket.start + seconds / 2);
     const last = buckets.findLast((bucket) => bucket.rewarded);
     this.success.draw(times, [mean("success", "success", buckets)],

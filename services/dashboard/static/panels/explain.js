@@ -5,7 +5,7 @@ import { byId, duration, el, rate, show, svg } from "../dom.js";
 import { armColour } from "../palette.js";
 import { swatch } from "./arms.js";
 
-const WIDTH = 260, ROW = 22, PAD = 8;
+const WIDTH = 190, ROW = 22, PAD = 8, MOST = 8;
 
 export class Explanation {
   constructor(decisions) {
@@ -66,8 +66,9 @@ export class Explanation {
   }
 }
 
-/** Every scored arm: mean ± width on an axis, and the score that decided. */
-function scores(arms, chosen, supervised) {
+/** The best arms and the chosen one: mean ± width on an axis, and the score that decided. */
+function scores(all, chosen, supervised) {
+  const arms = all.filter(({ arm }, at) => at < MOST || arm === chosen);
   const ends = arms.flatMap(({ mean, width, score }) => [mean - width, mean + width, score]);
   const low = Math.min(0, ...ends), high = Math.max(1, ...ends);
   const place = (value) => PAD + ((value - low) / (high - low)) * (WIDTH - 2 * PAD);

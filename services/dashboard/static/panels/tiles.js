@@ -16,7 +16,7 @@ export function drawTiles(node, { buckets, arms, state }) {
     tile("Regret a request", signed(regret), ends ? `95%: ${signed(regret - (ends[1] - success))} to ${signed(regret + success - ends[0])}` : "no rewards yet"),
     tile("Requests", count(requests), requests ? `${percent(explored / requests)} explored` : "in this time"),
     tile("Waiting for an outcome", count(waiting), "of all requests so far"),
-    tile("Feedback coverage", percent(over ? answered / over : NaN), over ? `of ${count(over)} whose waiting is over` : "no waiting is over yet"),
+    tile("Feedback coverage", percent(over ? answered / over : NaN), over ? `of ${count(over)} closed requests` : "no request is closed yet"),
     tile("Beliefs", upToDate ? "up to date" : `${duration(state.behind_s)} behind`,
       upToDate ? `version ${count(state.policy_version)}` : `${count(state.behind_events)} events to learn from`));
 }
