@@ -150,7 +150,8 @@ class ModelDeployment(ModelReplica):
         self._following = asyncio.get_running_loop().create_task(follower.run())
 
     def check_health(self) -> None:
-        """Serve replaces a replica that no longer follows what shall be resident."""
+        """Serve replaces a replica whose engine has stopped, or that no longer follows what shall be resident."""
+        super().check_health()
         if self._following.done():
             self._following.result()
 

@@ -75,6 +75,10 @@ class ModelReplica:
     async def caches(self) -> list[CacheView]:
         return [await self.cache()]
 
+    def check_health(self) -> None:
+        """Raises EngineStopped when the engine has."""
+        self._engine.check()
+
 
 class RemoteModel:
     """The Model protocol over a Serve handle."""

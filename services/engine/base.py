@@ -18,7 +18,7 @@ class InvalidPrompt(ValueError):
 
 
 class EngineStopped(RuntimeError):
-    """The engine was closed while the request was waiting or running."""
+    """The engine was closed, or has failed for good, while the request was waiting or running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,10 @@ class Engine(ABC):
         that is not there, ValueError for gates or a JSON schema that it cannot serve, EngineStopped when the engine is
         closed meanwhile.
         """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises EngineStopped once nothing can be answered any more."""
 
     @abstractmethod
     def close(self) -> None:

@@ -23,11 +23,12 @@ class Tokens(NamedTuple):
 class Tokenizer:
     """Turns prompts into tokens for one model. Any thread may, one at a time."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vision: Vision, image_token: int, positions: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vision: Vision, image_token: int, room: int) -> None:
+        """`room`: tokens of a prompt and its answer at most."""
         self._tokenizer = tokenizer
         self._vision = vision
         self._image_token = image_token
-        self._positions = positions
+        self.room = room
         placeholder = tokenizer.convert_ids_to_tokens(image_token)
         self._controls = sorted({placeholder, *tokenizer.all_special_tokens})
         self.stop_tokens = frozenset(
@@ -37,8 +38,8 @@ class Tokenizer:
     def encode(self, prompt: Prompt, *, generate: bool) -> Tokens:
         """Tokens of the chat; with `generate` they end where the answer begins.
 
-        Raises InvalidPrompt for an image that cannot be decoded, control tokens in a text and more tokens than the
-        model has positions.
+        Raises InvalidPrompt for an image that cannot be decoded, control tokens in a text and tokens that leave
+        no room for an answer.
         """
         text = self._render(prompt, generate=generate)
         images = tuple(map(self._vision.read, prompt.images))
@@ -46,8 +47,8 @@ class Tokenizer:
         sizes = map(self._vision.tokens, images)
         for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]:
             ids.extend([token] * next(sizes) if token == self._image_token else [token])
-        if len(ids) >= self._positions:
-            raise InvalidPrompt(f"messages: {len(ids)} tokens, expected fewer than {self._positions}")
+        if len(ids) >= self.room:
+            raise InvalidPrompt(f"messages: {len(ids)} tokens, expected fewer than {self.room}")
         tensor = torch.tensor(ids)
         grids = torch.stack([i.grid for i in images]) if images else torch.empty(0, 3, dtype=torch.long)
         return Tokens(tensor, (tensor == self._image_token).long(), grids, images)

@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 from services.adapters.files import AdapterFiles
 from services.adapters.metadata import InvalidAdapter
-from services.engine.base import Delta, Engine, FinishReason, InvalidPrompt, Prompt, Sampling, TokenLogprob
+from services.engine.base import (
+    Delta,
+    Engine,
+    EngineStopped,
+    FinishReason,
+    InvalidPrompt,
+    Prompt,
+    Sampling,
+    TokenLogprob,
+)
 
 FAMILIES = ("calendar", "claims", "inbox")
 HIDDEN = 8
@@ -66,6 +75,7 @@ class FakeEngine(Engine):
         self.encoded: list[Prompt] = []
         self.generated: list[tuple[Prompt, dict[str, float], Sampling]] = []
         self.given_up = 0
+        self.stopped = False
         self.memory = FakeDevice()
 
     @property
@@ -103,7 +113,12 @@ class FakeEngine(Engine):
         finally:
             self.given_up += not done
 
+    def check(self) -> None:
+        if self.stopped:
+            raise EngineStopped("the engine has stopped")
+
     def close(self) -> None:
+        self.stopped = True
         self.gate.set()
 
     def _fail_if_told(self, number: int) -> None:

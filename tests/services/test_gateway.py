@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from cluster.events import Completion, Decision
+from services.engine.base import EngineStopped
+from services.model import ModelReplica
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES
 from tests.services.images import data_url, image_message
@@ -316,3 +318,12 @@ class TestOperations:
     async def test_the_reference_lists_the_routes(self, world: World) -> None:
         paths = (await world.get("/openapi.json"))["paths"]
         assert {"/v1/chat/completions", "/v1/route", "/v1/feedback", "/v1/bandit", "/healthz"} <= paths.keys()
+
+
+async def test_a_replica_whose_engine_has_stopped_says_so(world: World) -> None:
+    replica = world.router.model
+    assert isinstance(replica, ModelReplica)
+    replica.check_health()
+    world.engine.close()
+    with pytest.raises(EngineStopped):
+        replica.check_health()

@@ -99,14 +99,17 @@ class RoutedEngine(Engine):
             request.cancelled = True
             await request.outbox.closed.wait()  # until then the engine may read the adapters' pages
 
+    def check(self) -> None:
+        if not self._thread.is_alive():
+            raise EngineStopped("the engine has stopped")
+
     def close(self) -> None:
         self._stepper.close()
         self._thread.join()
 
     async def _read(self, read: Callable[[], T]) -> T:
         """Read a prompt beside the engine's thread. Raises EngineStopped."""
-        if not self._thread.is_alive():
-            raise EngineStopped("the engine was closed")
+        self.check()
         return await asyncio.get_running_loop().run_in_executor(self._reader, read)
 
     def _members(self, gates: Mapping[str, float]) -> dict[Adapter, float]:

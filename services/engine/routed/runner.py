@@ -60,7 +60,8 @@ class Runner:
             raise ValueError(f"encode_blocks: {encode_blocks}, expected at most {shape.layers} decoder blocks")
         self._rope_index = model.model.get_rope_index
         self._vision = Vision(model, images, image_cache)
-        self._tokenizer = Tokenizer(tokenizer, self._vision, model.config.image_token_id, shape.positions)
+        room = min(shape.positions, kv_tokens)
+        self._tokenizer = Tokenizer(tokenizer, self._vision, model.config.image_token_id, room)
         self.vocabulary = Vocabulary(tokenizer, model.lm_head.out_features)
         self._rotary = Rotary(model)
         self._features = EarlyFeatures(shape.hidden)
@@ -127,7 +128,7 @@ class Runner:
             self.vocabulary.prepare()
         tokens = self._tokenizer.encode(prompt, generate=True)
         positions = self._positions(tokens)
-        most = min(self._shape.positions, self.arena.tokens) - len(tokens.ids)
+        most = self._tokenizer.room - len(tokens.ids)
         stop, decode = self._tokenizer.stop_tokens, self._tokenizer.decode
         sequences = []
         for choice in range(sampling.n):

@@ -82,14 +82,17 @@ class Stepper:
             self._jobs.put(_Job(lambda: None, lambda _: None))
 
     def run(self) -> None:
-        """The thread's life."""
-        while not self._closed:
-            self._work()
-            self._drop_cancelled()
-            if not self._scheduler.idle:
-                self.step()
-            self._postman.deliver()
-        self._stop()
+        """The thread's life. Whatever ends it, nobody waits for it afterwards."""
+        try:
+            while not self._closed:
+                self._work()
+                self._drop_cancelled()
+                if not self._scheduler.idle:
+                    self.step()
+                self._postman.deliver()
+        finally:
+            self.close()
+            self._stop()
 
     def step(self) -> None:
         """Schedule, run, postprocess."""
@@ -100,7 +103,7 @@ class Stepper:
     def _put(self, job: _Job) -> None:
         with self._lock:
             if self._closed:
-                raise EngineStopped("the engine was closed")
+                raise EngineStopped("the engine has stopped")
             self._jobs.put(job)
 
     def _work(self) -> None:
@@ -216,9 +219,12 @@ class Stepper:
                 self._end(sequence, None)
 
     def _stop(self) -> None:
-        stopped = EngineStopped("the engine was closed")
-        for sequence in list(self._requests):
-            self._end(sequence, stopped)
+        """Fail what is unfinished. Its rows and pages are left alone: a device that has failed would fail again."""
+        stopped = EngineStopped("the engine has stopped")
+        for request in set(self._requests.values()):
+            request.running = 0
+            self._say_last(request, stopped)
+        self._requests.clear()
         while not self._jobs.empty():
             self._jobs.get().fail(stopped)
         self._postman.deliver()

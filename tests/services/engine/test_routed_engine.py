@@ -21,7 +21,7 @@ from services.engine.loading import load
 from services.engine.routed import RoutedEngine
 from services.engine.routed.decoder import Logits
 from services.engine.routed.runner import Runner
-from services.engine.routed.scheduler import Chunk
+from services.engine.routed.scheduler import Chunk, Scheduler
 from services.engine.vision import Screen, Vision
 from tests.services.engine.oracle import Oracle, random_oracle
 from tests.services.engine.prompts import PROMPTS, chat, png
@@ -326,6 +326,49 @@ class TestGenerate:
         good, failed = await asyncio.gather(say(engine, PROMPTS["text only"], {}), bad, return_exceptions=True)
         assert isinstance(good, str)
         assert isinstance(failed, InvalidPrompt)
+
+    async def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused_and_others_are_served(
+        self, oracle: Oracle
+    ) -> None:
+        engine = RoutedEngine(oracle.checkpoint, {}, kv_tokens=64)
+        long = chat(Part(text="Open the red box. " * 12))
+        try:
+            failed, tokens, answer = await asyncio.gather(
+                say(engine, long, {}),
+                engine.encode(long),
+                say(engine, PROMPTS["text only"], {}),
+                return_exceptions=True,
+            )
+        finally:
+            engine.close()
+        for refused in (failed, tokens):
+            assert isinstance(refused, InvalidPrompt)
+            assert "tokens, expected fewer than 64" in str(refused)
+        assert answer == oracle.answer(PROMPTS["text only"], {}, TOKENS)
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    async def test_nobody_waits_for_an_engine_that_has_failed(
+        self, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = RoutedEngine(oracle.checkpoint, {}, max_batch=2, kv_tokens=1024)
+        engine.check()
+
+        def fail(_: Scheduler) -> None:
+            raise RuntimeError("device lost")
+
+        try:
+            asked = [asyncio.create_task(say(engine, PROMPTS["text only"], {}, Sampling(900, n=2))) for _ in range(3)]
+            await anext(engine.generate(PROMPTS["text only"], {}, Sampling(900)))
+            monkeypatch.setattr(Scheduler, "schedule", fail)
+            ended = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 60)
+            assert all(isinstance(result, EngineStopped) for result in ended)
+            for failing in (say(engine, PROMPTS["text only"], {}), engine.encode(PROMPTS["text only"])):
+                with pytest.raises(EngineStopped):
+                    await failing
+            with pytest.raises(EngineStopped):
+                engine.check()
+        finally:
+            engine.close()
 
     async def test_more_requests_than_there_are_rows_are_all_answered_until_it_is_closed(self, oracle: Oracle) -> None:
         engine = RoutedEngine(oracle.checkpoint, {}, max_batch=2, kv_tokens=1024)
