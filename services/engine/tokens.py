@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.engine.base import InvalidPrompt, Prompt
+from services.engine.tower import BASE, TowerMixture
 from services.engine.vision import Pixels, Screen, Vision
 
 TEXT, IMAGE = 0, 1
@@ -18,6 +19,7 @@ class Tokens(NamedTuple):
     types: torch.Tensor  # int64 [T]: 0 text, 1 image
     grids: torch.Tensor  # int64 [images, 3]: time, height, width in patches
     images: tuple[Pixels | Screen, ...]
+    tower: TowerMixture = BASE  # that looks at them
 
 
 class Tokenizer:
@@ -35,14 +37,14 @@ class Tokenizer:
             token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None
         )
 
-    def encode(self, prompt: Prompt, *, generate: bool) -> Tokens:
+    def encode(self, prompt: Prompt, *, generate: bool, tower: TowerMixture = BASE) -> Tokens:
         """Tokens of the chat; with `generate` they end where the answer begins.
 
         Raises InvalidPrompt for an image that cannot be decoded, control tokens in a text and tokens that leave
         no room for an answer.
         """
         text = self._render(prompt, generate=generate)
-        images = tuple(map(self._vision.read, prompt.images))
+        images = tuple(self._vision.read(image, tower) for image in prompt.images)
         ids: list[int] = []
         sizes = map(self._vision.tokens, images)
         for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]:
@@ -51,7 +53,7 @@ class Tokenizer:
             raise InvalidPrompt(f"messages: {len(ids)} tokens, expected fewer than {self.room}")
         tensor = torch.tensor(ids)
         grids = torch.stack([i.grid for i in images]) if images else torch.empty(0, 3, dtype=torch.long)
-        return Tokens(tensor, (tensor == self._image_token).long(), grids, images)
+        return Tokens(tensor, (tensor == self._image_token).long(), grids, images, tower)
 
     def instruction_span(self, prompt: Prompt, tokens: Tokens) -> slice:
         """Where the text of a routed prompt (one user message, its text last) stands among its tokens.

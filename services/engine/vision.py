@@ -12,6 +12,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from services.engine.base import InvalidPrompt
 from services.engine.products import PackedLinear, packs
+from services.engine.tower import BASE, Key, TowerMixture
 
 
 class Pixels(NamedTuple):
@@ -32,7 +33,7 @@ class Screen(NamedTuple):
 
 
 class Vision:
-    """Screens by the hash of their bytes, the latest `capacity` kept.
+    """Screens by the hash of their bytes and what the tower computed them with, the latest `capacity` kept.
 
     Any thread may read images; one thread computes screens.
     """
@@ -42,34 +43,34 @@ class Vision:
         self._processor = processor
         self._capacity = capacity
         self._merged: int = model.config.vision_config.spatial_merge_size**2
-        self._screens: OrderedDict[bytes, Screen] = OrderedDict()
+        self._screens: OrderedDict[tuple[bytes, Key], Screen] = OrderedDict()
         if packs(model.device, model.dtype):
             _pack(model.model.visual)
 
-    def read(self, image: bytes) -> Pixels | Screen:
+    def read(self, image: bytes, tower: TowerMixture = BASE) -> Pixels | Screen:
         """An encoded image, or its features if they are kept. Raises InvalidPrompt when it cannot be decoded."""
         key = hashlib.blake2b(image, digest_size=16).digest()
-        return self._screens.get(key) or self._pixels(key, image)
+        return self._screens.get((key, tower.key)) or self._pixels(key, image)
 
     def tokens(self, image: Pixels | Screen) -> int:
         """How many tokens an image has."""
         return int(image.grid.prod()) // self._merged
 
-    def screens(self, images: Sequence[Pixels | Screen]) -> list[Screen]:
-        """Features of images; those that are not kept are computed together."""
-        found = {image.key: image for image in images if isinstance(image, Screen)} | self._kept(images)
+    def screens(self, images: Sequence[Pixels | Screen], tower: TowerMixture = BASE) -> list[Screen]:
+        """Features of images that were read for the same tower; those that are not kept are computed together."""
+        found = {image.key: image for image in images if isinstance(image, Screen)} | self._kept(images, tower.key)
         missing = {image.key: image for image in images if isinstance(image, Pixels) and image.key not in found}
-        found |= {screen.key: screen for screen in self._compute(list(missing.values()))}
-        self._keep([found[image.key] for image in images])
+        found |= {screen.key: screen for screen in self._compute(list(missing.values()), tower)}
+        self._keep([found[image.key] for image in images], tower.key)
         return [found[image.key] for image in images]
 
-    def _kept(self, images: Sequence[Pixels | Screen]) -> dict[bytes, Screen]:
-        return {image.key: self._screens[image.key] for image in images if image.key in self._screens}
+    def _kept(self, images: Sequence[Pixels | Screen], tower: Key) -> dict[bytes, Screen]:
+        return {i.key: self._screens[i.key, tower] for i in images if (i.key, tower) in self._screens}
 
-    def _keep(self, screens: Sequence[Screen]) -> None:
+    def _keep(self, screens: Sequence[Screen], tower: Key) -> None:
         for screen in screens:
-            self._screens[screen.key] = screen
-            self._screens.move_to_end(screen.key)
+            self._screens[screen.key, tower] = screen
+            self._screens.move_to_end((screen.key, tower))
         while len(self._screens) > self._capacity:
             self._screens.popitem(last=False)
 
@@ -81,12 +82,13 @@ class Vision:
             raise InvalidPrompt(f"messages: an image of {decoded.size} pixels cannot be used: {error}") from None
         return Pixels(key, read["pixel_values"], read["image_grid_thw"][0])
 
-    def _compute(self, images: Sequence[Pixels]) -> list[Screen]:
+    def _compute(self, images: Sequence[Pixels], tower: TowerMixture) -> list[Screen]:
         if not images:
             return []
         grids = torch.stack([image.grid for image in images])
         values = torch.cat([image.values for image in images]).to(self._model.device, self._model.dtype)
-        features = self._model.get_image_features(values, grids.to(self._model.device), return_dict=True)
+        with tower.on(self._model.model.visual):
+            features = self._model.get_image_features(values, grids.to(self._model.device), return_dict=True)
         layers = zip(*features.deepstack_features, strict=True) if features.deepstack_features else [()] * len(images)
         parts = zip(images, features.pooler_output, layers, strict=True)
         return [Screen(image.key, embeddings, tuple(deep), image.grid) for image, embeddings, deep in parts]

@@ -36,6 +36,11 @@ def read(directory: Path) -> dict[str, Pair]:
             raise ValueError(
                 f"adapter {directory.name!r}: tensor {name!r}, expected lora_A and lora_B of linear layers"
             )
+        if match["module"].startswith("model.visual."):  # screens are looked at once, with the base
+            raise ValueError(
+                f"adapter {directory.name!r}: module {match['module']!r} is on the vision tower, "
+                "expected layers of the language model"
+            )
         sides.setdefault(match["module"], {})[match["side"]] = tensor.float()
     return {path: Pair(s["A"], s["B"], config.scale(path, len(s["A"]))) for path, s in sides.items()}
 

@@ -37,8 +37,8 @@ class EarlyStates:
             self._kept.popitem(last=False)
 
     def find(self, tokens: Tokens, adapters: Sequence[Adapter]) -> Early | None:
-        """States that begin a prompt, if there are any and its adapters leave those blocks as they are."""
-        if not self._kept or not all(map(self._leaves, adapters)):
+        """States that begin a prompt, if there are any and its adapters leave them, and its screens, as they are."""
+        if not self._kept or (tokens.images and tokens.tower.key) or not all(map(self._leaves, adapters)):
             return None
         images, ids = _key(tokens)
         for key in reversed(self._kept):

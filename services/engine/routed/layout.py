@@ -8,12 +8,13 @@ its pages, wherever there are free ones, and never takes more room than its rank
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
 
 from services.engine.routed.shape import GROUPS, Shape
+from services.engine.tower import TowerLora
 
 PAGE: Final = 8
 """Rank rows of a page."""
@@ -34,6 +35,7 @@ class Adapter:
     name: str
     rank: int
     pages: tuple[Page, ...]
+    tower: TowerLora = field(default_factory=lambda: TowerLora({}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,7 @@ class HostAdapter:
     name: str
     rank: int
     data: torch.Tensor  # [pages, numbers of a page]
+    tower: TowerLora = field(default_factory=lambda: TowerLora({}))
 
     @property
     def pages(self) -> int:
@@ -52,7 +55,7 @@ class HostAdapter:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
-        return self.data.nbytes
+        return self.data.nbytes + self.tower.nbytes
 
 
 class PageLayout:
@@ -76,7 +79,7 @@ class PageLayout:
 
     def adapter(self, host: HostAdapter, device: torch.device) -> Adapter:
         """The adapter with memory of its own on a device."""
-        return Adapter(host.name, host.rank, tuple(map(self.page, host.data.to(device))))
+        return Adapter(host.name, host.rank, tuple(map(self.page, host.data.to(device))), host.tower.to(device))
 
 
 def pages_of(rank: int) -> int:

@@ -10,8 +10,9 @@ import torch
 
 from services.adapters.files import CONFIG, AdapterFiles, Tensor
 from services.adapters.metadata import InvalidAdapter
-from services.engine.routed.layout import PAGE, HostAdapter, PageLayout, pages_of
+from services.engine.routed.layout import PAGE, HostAdapter, Page, PageLayout, pages_of
 from services.engine.routed.shape import GROUPS, Shape
+from services.engine.tower import TowerLora, TowerPair
 
 _INITIALISED: Final = (True, False, "gaussian", "eva", "orthogonal")  # others change the base weights when they load
 _HARMLESS: Final = frozenset(
@@ -42,6 +43,7 @@ _HARMLESS: Final = frozenset(
 )
 _NAME: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MODULE: Final = re.compile(r"model\.language_model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<name>[a-z]+_proj)")
+_TOWER: Final = "model.visual."
 _PATTERN: Final = re.compile(r"(?!.*\*\*)[A-Za-z0-9_^](?:[A-Za-z0-9_.^$|-]|\.\*|\\\.)*")  # others may match for hours
 _DTYPES: Final = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -90,22 +92,28 @@ class AdapterReader:
         pages = pages_of(files.rank)
         numbers = torch.zeros(pages, self._layout.size, dtype=self._dtype, pin_memory=self._pinned)
         views = [self._layout.page(page) for page in numbers]
+        tower: dict[str, TowerPair] = {}
         for path, pair in self._pairs(files).items():
-            match = _MODULE.fullmatch(path)
-            assert match
-            layer, module = int(match["layer"]), match["name"]
-            group = _group(module)
-            place = GROUPS[group].index(module)
-            shrink = _tensor(data, files.tensors[pair["A"]])
-            scale = config.scale(path, len(shrink))
-            expand = self._shape.paired(module, _tensor(data, files.tensors[pair["B"]]).float() * scale).T
-            for view, a, b in zip(views, torch.split(shrink, PAGE), torch.split(expand, PAGE), strict=False):
-                view.shrink[group][layer, place, : len(a)] = a
-                view.expand[module][layer, : len(b)] = b
-        if not _is_finite(numbers):
+            shrink = _tensor(data, files.tensors[pair["A"]]).flatten(1)
+            expand = _tensor(data, files.tensors[pair["B"]]).flatten(1).float() * config.scale(path, len(shrink))
+            if match := _MODULE.fullmatch(path):
+                self._put(views, int(match["layer"]), match["name"], shrink, expand)
+            else:
+                own = [side.to(self._dtype, copy=True).contiguous() for side in (shrink, expand.T)]
+                tower[path.removeprefix(_TOWER)] = TowerPair(*own)
+        if not all(map(_is_finite, (numbers, *(pair.expand for pair in tower.values())))):
             said = f"lora_alpha {files.config['lora_alpha']!r} makes weights that are not finite"
             raise InvalidAdapter(f"{files.path / CONFIG}: {said} in {self._dtype}")
-        return HostAdapter(name, files.rank, numbers)
+        return HostAdapter(name, files.rank, numbers, TowerLora(tower))
+
+    def _put(self, pages: list[Page], layer: int, module: str, shrink: torch.Tensor, expand: torch.Tensor) -> None:
+        """Write A [rank, in] and B [out, rank] of one module to the pages."""
+        group = _group(module)
+        place = GROUPS[group].index(module)
+        rows = self._shape.paired(module, expand).T
+        for page, a, b in zip(pages, torch.split(shrink, PAGE), torch.split(rows, PAGE), strict=False):
+            page.shrink[group][layer, place, : len(a)] = a
+            page.expand[module][layer, : len(b)] = b
 
     def _pairs(self, files: AdapterFiles) -> dict[str, Pair]:
         """The names of A and B by module path."""
@@ -119,19 +127,29 @@ class AdapterReader:
         return pairs
 
     def _check_pair(self, files: AdapterFiles, path: str, pair: Pair) -> None:
-        module = _MODULE.fullmatch(path)
+        weight = self._weight(path)
         where = f"{files.weights}: module {path!r}"
-        if not module or module["name"] not in self._shape.outputs or int(module["layer"]) >= self._shape.layers:
-            raise InvalidAdapter(f"{where}, expected a linear layer of one of the {self._shape.layers} blocks")
+        if weight is None:
+            expected = f"expected a linear layer of one of the {self._shape.layers} blocks or of the vision tower"
+            raise InvalidAdapter(f"{where}, {expected}")
         if set(pair) != {"A", "B"}:
             raise InvalidAdapter(f"{where} has lora_{''.join(pair)} alone, expected lora_A and lora_B")
         shapes = [files.tensors[pair[side]].shape for side in "AB"]
-        rank, size_in = (shapes[0] or (0,))[0], self._shape.inputs[_group(module["name"])]
-        expected = (rank, size_in), (self._shape.outputs[module["name"]], rank)
-        for side, found, wanted in zip("AB", shapes, expected, strict=True):
+        rank = (shapes[0] or (0,))[0]
+        wide = (rank, *weight[1:]), (weight[0], rank, *(1 for _ in weight[2:]))  # a convolution's B is one of 1 × 1 × 1
+        for side, found, wanted in zip("AB", shapes, wide, strict=True):
             if found != wanted or not rank:
                 raise InvalidAdapter(f"{files.weights}: {pair[side]!r} has shape {found}, expected {wanted}")
         Configuration(files, self._bases).scale(path, rank)
+
+    def _weight(self, path: str) -> tuple[int, ...] | None:
+        """The shape of a module's weight, if there is such a module."""
+        if path.startswith(_TOWER):
+            return self._shape.tower.get(path.removeprefix(_TOWER))
+        module = _MODULE.fullmatch(path)
+        if not module or module["name"] not in self._shape.outputs or int(module["layer"]) >= self._shape.layers:
+            return None
+        return self._shape.outputs[module["name"]], self._shape.inputs[_group(module["name"])]
 
 
 class Configuration:

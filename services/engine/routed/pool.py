@@ -7,6 +7,7 @@ import torch
 from services.adapters.files import AdapterFiles
 from services.engine.routed.layout import Adapter, HostAdapter, PageLayout, pages_of
 from services.engine.routed.lora import AdapterReader
+from services.engine.tower import TowerLora
 
 
 class DevicePages:
@@ -52,19 +53,21 @@ class DevicePages:
     def page_in(self, key: str, host: HostAdapter, pages: Sequence[int]) -> None:
         """Copy an adapter to `pages`, as many as it has; when this returns it can be multiplied with as `key`."""
         if self._stream is None:
-            self._copy(host, pages)
+            tower = self._copy(host, pages)
         else:
             with torch.cuda.stream(self._stream):
                 self._stream.wait_stream(torch.cuda.default_stream(self._data.device))  # it may read the pages still
-                self._copy(host, pages)
+                tower = self._copy(host, pages)
                 done = self._stream.record_event()
             done.synchronize()
-        self._adapters[key] = Adapter(host.name, host.rank, tuple(self._pages[page] for page in pages))
+        self._adapters[key] = Adapter(host.name, host.rank, tuple(self._pages[page] for page in pages), tower)
 
     def page_out(self, key: str) -> None:
         """Forget what was paged in as `key`; its pages may be written again."""
-        del self._adapters[key]
+        self._adapters.pop(key).tower.free()
 
-    def _copy(self, host: HostAdapter, pages: Sequence[int]) -> None:
+    def _copy(self, host: HostAdapter, pages: Sequence[int]) -> TowerLora:
+        """What is on the tower gets memory of its own while it is here; most adapters leave the tower alone."""
         for page, numbers in zip(pages, host.data, strict=True):
             self._data[page].copy_(numbers, non_blocking=True)
+        return host.tower.to(self._data.device)

@@ -30,6 +30,7 @@ from services.engine.routed.shape import Rotary, Shape
 from services.engine.routed.weights import Weights
 from services.engine.sampler import Sampler
 from services.engine.tokens import Tokenizer, Tokens
+from services.engine.tower import Key, TowerMixture
 from services.engine.vision import Vision
 from services.engine.vocabulary import Vocabulary
 
@@ -126,7 +127,8 @@ class Runner:
         """A sequence for each choice, that has computed nothing yet. Raises InvalidPrompt."""
         if sampling.logprobs is not None:
             self.vocabulary.prepare()
-        tokens = self._tokenizer.encode(prompt, generate=True)
+        tower = TowerMixture((adapter.tower, gate) for adapter, gate in gates.items())
+        tokens = self._tokenizer.encode(prompt, generate=True, tower=tower)
         positions = self._positions(tokens)
         most = self._tokenizer.room - len(tokens.ids)
         stop, decode = self._tokenizer.stop_tokens, self._tokenizer.decode
@@ -196,8 +198,13 @@ class Runner:
         return positions
 
     def _see(self, sequences: Ordered[Sequence]) -> None:
-        """Compute the screens of prompts that are read for the first time, all together."""
-        new = [s for s in sequences if s.screens is None]
-        found = iter(self._vision.screens([image for s in new for image in s.prompt.images]))
-        for sequence in new:
-            sequence.screens = list(itertools.islice(found, len(sequence.prompt.images)))
+        """Compute the screens of prompts that are read for the first time, together where the same tower looks."""
+        groups: dict[Key, list[Sequence]] = {}
+        for sequence in sequences:
+            if sequence.screens is None:
+                groups.setdefault(sequence.prompt.tower.key, []).append(sequence)
+        for group in groups.values():
+            images = [image for sequence in group for image in sequence.prompt.images]
+            found = iter(self._vision.screens(images, group[0].prompt.tower))
+            for sequence in group:
+                sequence.screens = list(itertools.islice(found, len(sequence.prompt.images)))

@@ -1,10 +1,13 @@
 """Which linear layers there are, how they are grouped, and what rotary embeddings see."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from transformers import Qwen3VLForConditionalGeneration
+
+from services.engine import tower
 
 GROUPS: Final = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -17,7 +20,7 @@ GROUPS: Final = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the language model."""
+    """Sizes of the language model, and of the vision tower's layers."""
 
     layers: int
     hidden: int
@@ -27,6 +30,7 @@ class Shape:
     head_dim: int
     positions: int
     eps: float
+    tower: Mapping[str, tuple[int, ...]]  # shape of the weight by path
 
     @classmethod
     def of(cls, model: Qwen3VLForConditionalGeneration) -> "Shape":
@@ -47,6 +51,7 @@ class Shape:
             head_dim=text.head_dim,
             positions=text.max_position_embeddings,
             eps=text.rms_norm_eps,
+            tower=tower.layers(model.model.visual),
         )
 
     @property

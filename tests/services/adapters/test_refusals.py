@@ -199,7 +199,9 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "an unknown module": (
         tensors(lambda found: rename(found, "q_proj", "z_proj")), "z_proj', expected a linear layer of one of the"
     ),
-    "the vision tower": (tensors(lambda found: rename(found, "language_model.layers", "visual.blocks")), "visual."),
+    "a layer that the vision tower lacks": (
+        tensors(lambda found: rename(found, "language_model.layers", "visual.blocks")), "or of the vision tower"
+    ),
     "other tensors among them": (
         tensors(lambda found: found.update({f"{Q}.lora_magnitude_vector.weight": torch.ones(3)})),
         "lora_magnitude_vector.weight', expected lora_A and lora_B",

@@ -17,7 +17,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from cluster.settings import ModelSettings
 from examples.miniwob.model import ImagesOnlyProcessor, load_processor
 from services.engine.base import Prompt
-from services.engine.loading import Checkpoint
+from services.engine.loading import Checkpoint, load
 
 WORLD: Final = Path(ModelSettings().path)
 ALL: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -91,6 +91,19 @@ ADAPTERS: Final[dict[str, dict[str, Any]]] = {
     "late": {"r": 16, "lora_alpha": 16, "target_modules": ["gate_proj", "up_proj", "o_proj"], "layers_to_transform": 1},
     "single": {"r": 1, "lora_alpha": 1, "target_modules": ["down_proj", "k_proj"]},
 }
+
+TOWER: Final[dict[str, dict[str, Any]]] = {
+    "seeing": {"r": 4, "lora_alpha": 6, "target_modules": r".*visual.*\.(qkv|proj|linear_fc1|linear_fc2)"},
+    "both": {
+        "r": 10,
+        "lora_alpha": 8,
+        "target_modules": r".*(visual.*\.(qkv|linear_fc2)|language_model.*\.(q_proj|down_proj))",
+        "use_rslora": True,
+        "rank_pattern": {"attn.qkv": 3},
+        "alpha_pattern": {"merger.linear_fc2": 3},
+    },
+}
+"""Adapters that touch the vision tower."""
 
 
 class Oracle:
@@ -181,7 +194,7 @@ class Oracle:
         return dict(self._processor(text=[text], images=images or None, return_tensors="pt"))
 
 
-def random_oracle(shape: str, folder: Path) -> Oracle:
+def random_oracle(shape: str, folder: Path, kinds: Mapping[str, dict[str, Any]] = ADAPTERS) -> Oracle:
     """A model of a shape with random weights, and random adapters of every kind."""
     torch.manual_seed(5)
     world = load_processor(WORLD)
@@ -193,9 +206,17 @@ def random_oracle(shape: str, folder: Path) -> Oracle:
         temporal_patch_size=spec["vision"]["temporal_patch_size"],
         size={"shortest_edge": 64 * 64, "longest_edge": 160 * 160},
     )
-    adapters = {name: _write(model, config, folder / name) for name, config in ADAPTERS.items()}
+    adapters = {name: write(model, config, folder / name) for name, config in kinds.items()}
     processor = ImagesOnlyProcessor(images, world.tokenizer, world.chat_template)
     return Oracle(Checkpoint(model, world.tokenizer, images), adapters, processor)
+
+
+def embedded_oracle(folder: Path, kinds: Mapping[str, dict[str, Any]]) -> Oracle:
+    """The embedded model with random adapters."""
+    torch.manual_seed(6)
+    checkpoint = load(str(WORLD))
+    adapters = {name: write(checkpoint.model, config, folder / name, 0.05) for name, config in kinds.items()}
+    return Oracle(checkpoint, adapters, load_processor(WORLD))
 
 
 def _config(spec: dict[str, Any], processor: Any) -> Qwen3VLConfig:
@@ -213,15 +234,16 @@ def _config(spec: dict[str, Any], processor: Any) -> Qwen3VLConfig:
     )
 
 
-def _write(model: Any, config: dict[str, Any], folder: Path) -> Path:
-    """Save an adapter whose B is as random as its A."""
-    config = config | {"target_modules": rf".*language_model.*\.({'|'.join(config['target_modules'])})"}
+def write(model: Any, config: dict[str, Any], folder: Path, std: float = 0.2) -> Path:
+    """Save an adapter whose B is as random as its A. A list of targets means the language model's."""
+    if isinstance(config["target_modules"], list):
+        config = config | {"target_modules": rf".*language_model.*\.({'|'.join(config['target_modules'])})"}
     if "layers_to_transform" in config:
         layer = config.pop("layers_to_transform")
         config["target_modules"] = config["target_modules"].replace(r".*\.(", rf".*layers\.{layer}\..*\.(")
     peft = get_peft_model(copy.deepcopy(model), LoraConfig(**config))
     for name, weight in peft.named_parameters():
         if "lora_" in name:
-            torch.nn.init.normal_(weight, std=0.2)
+            torch.nn.init.normal_(weight, std=std)
     peft.save_pretrained(str(folder))
     return folder

@@ -107,7 +107,15 @@ def test_a_configuration_that_means_something_else(
             r"q_proj.lora_A.weight' has shape \(4, 7\), expected \(4, 64\)",
         ),
         (lambda t: _rename(t, "layers.0.", "layers.9."), "expected a linear layer of one of the 2 blocks"),
-        (lambda t: _rename(t, "language_model", "visual"), "expected a linear layer of one of the 2 blocks"),
+        (lambda t: _rename(t, "language_model", "visual"), "expected a linear layer .* or of the vision tower"),
+        (
+            lambda t: _rename(t, "language_model.layers.0.self_attn.q_proj", "visual.blocks.0.attn.qkv"),
+            r"visual.blocks.0.attn.qkv.lora_A.weight' has shape \(4, 64\), expected \(4, 32\)",
+        ),
+        (
+            lambda t: _rename(t, "language_model.layers.0.self_attn.q_proj", "visual.pos_embed"),
+            "visual.pos_embed', expected a linear layer of",
+        ),
     ],
 )
 def test_weights_that_do_not_fit(

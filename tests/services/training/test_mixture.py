@@ -16,7 +16,7 @@ from services.engine.base import Prompt
 from services.engine.routed import RoutedEngine
 from services.training.examples import Example, InvalidData
 from services.training.mixture import SoftMixture
-from tests.services.engine.oracle import ADAPTERS, Oracle, random_oracle
+from tests.services.engine.oracle import ADAPTERS, TOWER, Oracle, random_oracle, write
 from tests.services.engine.prompts import PROMPTS, chat
 from tests.services.training.data import example
 
@@ -125,3 +125,11 @@ def test_a_prompt_that_the_engine_would_refuse_names_its_row(case: Case) -> None
     control = Prompt(chat(*PROMPTS["text only"].messages[0].parts).messages * 3000)
     with pytest.raises(InvalidData, match=r"row 7: messages: \d+ tokens"):
         SoftMixture(case.oracle.checkpoint, case.oracle.adapters, ARMS, [example(control, "a", row=7)])
+
+
+def test_an_adapter_on_the_vision_tower_is_refused_by_name(case: Case, tmp_path: Path) -> None:
+    """Screens are looked at once, with the base."""
+    model = case.oracle.checkpoint.model
+    adapters = {"seeing": write(model, TOWER["seeing"], tmp_path / "seeing")}
+    with pytest.raises(ValueError, match=r"adapter 'seeing': module 'model\.visual\.[^']*' is on the vision tower"):
+        SoftMixture(case.oracle.checkpoint, adapters, ["base", "seeing"], case.examples)
