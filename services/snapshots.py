@@ -98,11 +98,11 @@ class SnapshotFollower:
     async def refresh(self, block_ms: int | None = None) -> None:
         """Take over the versions and changes of arms since the last call, waiting up to `block_ms` for a version."""
         snapshots = await self._store.versions(self._seen, block_ms)
-        if snapshots:
-            self._seen = snapshots[-1].stream_id
         await self.follow_mode()
         if snapshots or await self.arms.is_behind(self._store):
             await self._take()
+        if snapshots:  # not before they are taken over: the store may have gone away in between
+            self._seen = snapshots[-1].stream_id
 
     @property
     def basis(self) -> Basis:

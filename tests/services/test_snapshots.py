@@ -4,23 +4,22 @@ import asyncio
 import itertools
 import logging
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cluster.events import ArmRemoved
+from cluster.learner_store import Changes
 from cluster.store import Store
 from policies.context import ContextMap
 from policies.posterior import Posterior, Prepared
-from services.adapters.registry import Registry
-from services.arms import Arms
 from services.configuration import learning_config
 from services.learner import Learner
 from services.snapshots import SnapshotFollower
 from tests.services.fakes import FAMILIES, features
 from tests.services.test_fold import decision, reward
-from tests.services.world import World, end, eventually, make_follower, write_adapters
+from tests.services.world import World, end, eventually, make_follower
 
 NOW = 2.0
 Rows = np.ndarray[Any, np.dtype[np.float64]]
@@ -63,6 +62,24 @@ async def test_it_starts_with_what_is_committed(world: World, follower: Snapshot
     assert late.version == (await world.store.learner_state()).version
     assert means(late, x)["inbox"] < means(follower, x)["inbox"]
     assert late.posterior.statistics("inbox").matured == 1
+
+
+async def test_a_version_that_was_seen_and_not_read_is_read_later(
+    world: World, follower: SnapshotFollower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await decide(world, "d1")
+    await world.fold()
+
+    async def away(_: int = 0) -> Changes:
+        raise ConnectionError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "changes", away)
+        with pytest.raises(ConnectionError):
+            await follower.refresh()
+    await follower.refresh()
+    assert follower.version == (await world.store.learner_state()).version
+    assert follower.posterior.statistics("inbox").pending == 1
 
 
 async def test_own_decisions_count_at_once_and_once(world: World, follower: SnapshotFollower, x: Rows) -> None:
@@ -138,19 +155,17 @@ async def test_a_gap_in_the_versions_is_a_reload(world: World, follower: Snapsho
     assert follower.version == (await world.store.learner_state()).version
 
 
-async def test_it_holds_the_arms_that_its_router_offers(world: World, tmp_path: Path) -> None:
+async def test_it_holds_the_arms_that_its_router_offers(world: World, follower: SnapshotFollower) -> None:
     await decide(world, "d1", "inbox")
     await world.fold()
-    narrow = make_follower(
-        world.settings, world.contexts, world.store, Arms(Registry(write_adapters(tmp_path, ("claims",))))
-    )
-    await narrow.start(world.contexts.fingerprint)
-    assert narrow.posterior.arms == ("base", "claims")
+    await world.store.change_arm(ArmRemoved(time=NOW, arm="inbox"))
+    await follower.refresh()
+    assert follower.posterior.arms == ("base", "calendar", "claims")
     await decide(world, "d2", "inbox")
     await world.fold()
-    await narrow.refresh()
-    assert narrow.posterior.arms == ("base", "claims")
-    assert narrow.version == (await world.store.learner_state()).version
+    await follower.refresh()
+    assert follower.posterior.arms == ("base", "calendar", "claims")
+    assert "inbox" in (await world.store.changes()).names
 
 
 async def test_evidence_of_another_router_is_left_alone(
