@@ -97,7 +97,7 @@ class TestWithoutAService:
     def test_a_key_with_a_scope_that_does_not_exist(self) -> None:
         result = invoke("key", "agents", "--scope", "root")
         assert result.exit_code == 2
-        assert "'root', expected some of infer, feedback, admin" in plain(result.output)
+        assert "'root', expected some of infer, feedback, inspect, admin" in plain(result.output)
 
     def test_settings_in_force(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("POINTSMAN_SERVER__PORT", "9123")
