@@ -26,9 +26,10 @@ from benchmarks.reporting import Check, report
 from policies import caching
 from services.adapters.cache import AdapterCache
 from services.adapters.shelf import Adapter, Shelf
+from services.adapters.tiers import PAGE
 from services.engine.base import Message, Part, Prompt, Sampling
 from services.engine.routed import RoutedEngine
-from services.engine.routed.layout import PAGE, HostAdapter
+from services.engine.routed.layout import HostAdapter
 from services.model import ModelReplica
 
 _MODEL: Final = "embedded"

@@ -14,6 +14,7 @@ from policies.prior import LearningConfig, Prior
 from services.adapters.cache import AdapterCache
 from services.adapters.registry import Registry
 from services.adapters.shelf import Shelf
+from services.adapters.tiers import PAGE
 from services.engine.base import Engine
 from services.learning.rewards import FeedbackRules
 from services.learning.sealing import SealingConfig
@@ -44,7 +45,8 @@ def make_registry(settings: Settings) -> Registry:
     most = settings.model.max_mixture
     sizes = {"top2": 2, "soft": most}
     mixtures: dict[str, int] = {name: sizes[name] for name in settings.router.mixtures if most > 1}
-    return Registry(settings.model.adapters, mixtures, make_shelf(settings))
+    room = min(settings.model.lora_pages, settings.cache.device_rows // PAGE)
+    return Registry(settings.model.adapters, mixtures, make_shelf(settings), room)
 
 
 def make_shelf(settings: Settings) -> Shelf:

@@ -22,14 +22,14 @@ def offers(
     members: Collection[str],
     coordinates: str | None = None,
 ) -> dict[str, Offer]:
-    """The offers of the arms `names`, without mixtures of fewer than two adapters.
+    """The offers of the arms `names`, without mixtures of fewer than two adapters. No mixture takes more than the room.
 
     A mixture draws from the adapters of the arms `members` that the trained router knows, `supervised` are its gates
     by adapter. They share one coordinate convention: `coordinates`, or that of the largest gate.
     """
     mixed = [name for name in names if arms.size(name)]
     known = _known(arms, supervised, members, coordinates) if mixed else {}
-    found = {name: _mixed(known, arms.size(name)) if name in mixed else Offer(arms.gates(name)) for name in names}
+    found = {name: _mixed(known, arms.size(name), arms) if name in mixed else Offer(arms.gates(name)) for name in names}
     return {name: offer for name, offer in found.items() if name not in mixed or len(offer.gates) > 1}
 
 
@@ -38,9 +38,14 @@ def drawn_again(rule: Mixture, supervised: Mapping[str, float]) -> dict[str, flo
     return mixture({name: supervised[name] for name in rule.members}, rule.most)
 
 
-def _mixed(known: Mapping[str, float], size: int) -> Offer:
-    rule = Mixture(members=list(known), most=size)
-    return Offer(drawn_again(rule, known) if known else {}, rule)
+def _mixed(known: Mapping[str, float], size: int, arms: Arms) -> Offer:
+    """The mixture of at most `size` adapters, of fewer where a device has no room for so many."""
+    for most in range(size, 1, -1):
+        rule = Mixture(members=list(known), most=most)
+        gates = drawn_again(rule, known)
+        if arms.registry.pages(gates) <= arms.registry.room:
+            return Offer(gates, rule)
+    return Offer({})
 
 
 def _known(

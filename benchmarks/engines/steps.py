@@ -3,9 +3,10 @@
 import torch
 
 from benchmarks.engines.device import seconds
+from services.adapters.tiers import pages_of
 from services.engine.base import Message, Part, Prompt, Sampling
 from services.engine.loading import Checkpoint
-from services.engine.routed.layout import Adapter, HostAdapter, PageLayout, pages_of
+from services.engine.routed.layout import Adapter, HostAdapter, PageLayout
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Scheduler
 from services.engine.routed.shape import GROUPS, Shape

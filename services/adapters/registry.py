@@ -9,6 +9,7 @@ from types import MappingProxyType
 from services.adapters import metadata
 from services.adapters.metadata import InvalidAdapter
 from services.adapters.shelf import Adapter, Shelf
+from services.adapters.tiers import pages_of
 
 BASE = "base"  # the arm without an adapter
 AUTO = "auto"  # the model name that asks for routing
@@ -24,14 +25,20 @@ def is_name(name: str) -> bool:
 class Registry:
     """The adapters of a directory, by name, and the mixtures of them that are arms too.
 
-    `mixtures` says how many adapters each mixture has at most.
+    `mixtures` says how many adapters each mixture has at most, `room` how many pages the adapters of one request may
+    take.
     """
 
     def __init__(
-        self, directory: Path, mixtures: Mapping[str, int] = MappingProxyType({}), shelf: Shelf | None = None
+        self,
+        directory: Path,
+        mixtures: Mapping[str, int] = MappingProxyType({}),
+        shelf: Shelf | None = None,
+        room: int = 1 << 20,
     ) -> None:
         """Read every subdirectory. Raises InvalidAdapter for the first one that cannot be served."""
         self.mixtures = mixtures
+        self.room = room
         shelf = shelf or Shelf([directory])
         if not directory.is_dir():
             raise InvalidAdapter(f"model.adapters: {directory} is not a directory")
@@ -71,6 +78,10 @@ class Registry:
     def gates(self, arm: str) -> dict[str, float]:
         """Adapters that the base's or an adapter's arm turns on, with their weights."""
         return {} if arm == BASE else {arm: 1.0}
+
+    def pages(self, names: Iterable[str]) -> int:
+        """Pages that adapters take together on a device."""
+        return sum(pages_of(self[name].rank) for name in names)
 
     def coordinates(self, name: str) -> str:
         """The convention of the answers of the base or of an adapter."""

@@ -1,9 +1,17 @@
 """What the cache manager asks of the tier that adapters serve from. It keeps the books; the tier copies."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from services.adapters.files import AdapterFiles
+
+PAGE: Final = 8
+"""Rank rows of a page."""
+
+
+def pages_of(rank: int) -> int:
+    """Pages that an adapter of this rank takes."""
+    return -(-rank // PAGE)
 
 
 class HostBlob(Protocol):

@@ -36,7 +36,10 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
             return {"eligible": eligible, "members": caller.among(names.members(asked.arms), router.arms.current)}
         if len(asked.gates) > most:
             raise invalid("routing.gates", f"{len(asked.gates)} adapters, expected at most {most}")
-        gates = names.gates(chat.model, asked.gates)
+        gates, room = names.gates(chat.model, asked.gates), router.arms.registry.room
+        if (pages := router.arms.registry.pages(gates)) > room:
+            expected = f"expected at most {room} (cache.device_rows, model.lora_pages)"
+            raise invalid("routing.gates", f"the adapters take {pages} pages, {expected}")
         for arm in asked.gates:
             caller.allowed((arm,), router.arms.current)
         return {"eligible": (CUSTOM,), "gates": gates}

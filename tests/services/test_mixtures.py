@@ -77,6 +77,19 @@ class TestGates:
         alone = await make_world(model={"max_mixture": 1}, router=BOTH)
         assert "soft" not in alone.router.arms.names
 
+    async def test_no_more_adapters_than_there_are_pages_for(self, make_world: MakeWorld) -> None:
+        """What no replica has room for would fail, teach nothing, and be chosen again."""
+        two = await make_world(cache={"device_rows": 16}, router=ALWAYS_SOFT)
+        answer = await two.ask("open the calendar")
+        assert answer["routing"]["gates"] == mixture(await supervised(two), 2)
+        await refused(
+            two, 400, "routing.gates", "3 pages", "at most 2", routing={"gates": dict.fromkeys(FAMILIES, 0.2)}
+        )
+        one = await make_world(model={"lora_pages": 1}, router=BOTH)
+        await one.ask("open the calendar")
+        assert (await latest(one)).eligible == ["base", *FAMILIES]
+        await refused(one, 409, "model", "soft would mix fewer than two", model="soft")
+
     async def test_the_router_chooses_among_mixtures_too(self, mixing: World) -> None:
         answer = await mixing.ask("open the calendar")
         decision = await latest(mixing)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import rms_norm
 
+from services.adapters.tiers import PAGE
 from services.engine.routed import kernels
 from services.engine.routed.decoder import Logits
 from services.engine.routed.kv import KvArena
-from services.engine.routed.layout import PAGE, Adapter
+from services.engine.routed.layout import Adapter
 from services.engine.routed.pages import PageWindow
 from services.engine.routed.shape import GROUPS, Rotary, Shape
 from services.engine.routed.weights import Weights

@@ -9,15 +9,12 @@ its pages, wherever there are free ones, and never takes more room than its rank
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 import torch
 
+from services.adapters.tiers import PAGE
 from services.engine.routed.shape import GROUPS, Shape
 from services.engine.tower import TowerLora
-
-PAGE: Final = 8
-"""Rank rows of a page."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +77,3 @@ class PageLayout:
     def adapter(self, host: HostAdapter, device: torch.device) -> Adapter:
         """The adapter with memory of its own on a device."""
         return Adapter(host.name, host.rank, tuple(map(self.page, host.data.to(device))), host.tower.to(device))
-
-
-def pages_of(rank: int) -> int:
-    """Pages that an adapter of this rank takes."""
-    return -(-rank // PAGE)

@@ -10,7 +10,8 @@ import torch
 
 from services.adapters.files import CONFIG, AdapterFiles, Tensor
 from services.adapters.metadata import InvalidAdapter
-from services.engine.routed.layout import PAGE, HostAdapter, Page, PageLayout, pages_of
+from services.adapters.tiers import PAGE, pages_of
+from services.engine.routed.layout import HostAdapter, Page, PageLayout
 from services.engine.routed.shape import GROUPS, Shape
 from services.engine.tower import TowerLora, TowerPair
 

@@ -13,8 +13,9 @@ from typing import Final
 
 import torch
 
+from services.adapters.tiers import PAGE
 from services.engine.products import Apart, Folded, Matrix
-from services.engine.routed.layout import PAGE, Adapter, Page
+from services.engine.routed.layout import Adapter, Page
 from services.engine.routed.shape import GROUPS, Shape
 from services.engine.routed.weights import Weights
 

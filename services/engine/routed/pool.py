@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from services.adapters.files import AdapterFiles
-from services.engine.routed.layout import Adapter, HostAdapter, PageLayout, pages_of
+from services.adapters.tiers import pages_of
+from services.engine.routed.layout import Adapter, HostAdapter, PageLayout
 from services.engine.routed.lora import AdapterReader
 from services.engine.tower import TowerLora
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from services.adapters import files
+from services.adapters.tiers import PAGE
 from services.engine.answer import Answer
 from services.engine.base import Prompt, Sampling
 from services.engine.features import EarlyFeatures
@@ -18,7 +19,7 @@ from services.engine.routed import decoder
 from services.engine.routed.decoder import Decoder, Logits
 from services.engine.routed.early import EarlyStates
 from services.engine.routed.kv import KvArena
-from services.engine.routed.layout import PAGE, Adapter, PageLayout
+from services.engine.routed.layout import Adapter, PageLayout
 from services.engine.routed.lora import AdapterReader
 from services.engine.routed.pages import PageWindow
 from services.engine.routed.pool import DevicePages
