@@ -50,6 +50,7 @@ class Journal:
         return len(self._decisions)
 
     def __contains__(self, decision_id: str) -> bool:
+        """Whether the decision waits to be written, so that nothing can be said of it yet."""
         return decision_id in self._decisions
 
     @contextlib.asynccontextmanager

@@ -25,6 +25,9 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
         if len(items) > settings.limits.feedback_items:
             expected = f"expected at most {settings.limits.feedback_items}"
             raise ApiError(400, f"body: {len(items)} feedback items, {expected}", code="too_many_items")
+        if kept := [item.decision_id for item in items if (item.decision_id or "") in router.journal]:
+            message = f"decision_id: {kept[0]!r} is not written yet, nothing of this was recorded: try again"
+            raise ApiError(503, message, param="decision_id", code="store_away", retry_after_s=1)
         statuses = await router.store.feedback([_feedback(item, caller) for item in items])
         for status in statuses:
             metrics.feedback.labels(status).inc()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.redis_server import RedisServer
+from cluster.request_store import Decided
 from tests.services.conftest import MakeWorld
 from tests.services.world import World, chat, eventually
 
@@ -105,6 +106,29 @@ async def test_requests_are_served_from_the_last_snapshot_and_written_later(
         assert known["routing"]["durable"] is True
     finally:
         server.stop()
+
+
+async def test_a_reward_that_comes_before_its_decision_is_written_is_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store answers again, and has not got yet what was kept: "unknown" would lose the reward."""
+
+    async def away(*_: object, **__: object) -> Decided:
+        raise ConnectionError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.router.store, "decide", away)
+        reward = {"decision_id": (await world.ask("open the inbox"))["id"], "reward": 1}
+        early = await world.post("/v1/feedback", [reward])
+        assert (early.status_code, early.json()["error"]["code"]) == (503, "store_away")
+        assert int(early.headers["retry-after"]) >= 1
+
+    async def written() -> bool:
+        return not world.router.journal.size
+
+    await eventually(written)
+    assert await world.say(reward) == ["recorded"]
+    assert (await world.arm("inbox"))["matured"] == 1
 
 
 async def test_a_store_that_hangs_is_not_waited_for(make_world: MakeWorld, tmp_path: Path) -> None:
