@@ -18,7 +18,9 @@ from cluster.events import Mode
 Scope = Literal["infer", "feedback", "inspect", "admin"]
 PolicyName = Literal["linucb", "lints", "greedy", "mlp", "knn", "retrieval", "poly", "fixed"]
 Template = Literal["top2", "soft"]
-ResidencyName = Literal["lru", "lfu", "gdsf"]
+ResidencyName = Literal["lru", "lfu", "gdsf", "polar", "polar_plus"]
+PLANNED: frozenset[ResidencyName] = frozenset({"polar", "polar_plus"})
+"""Residency policies that follow the Learner's plan."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -126,7 +128,21 @@ class CacheSettings(Group):
         frozenset(),
         description="Names that adapters may give their base, besides those of `model.path` and `model.name`.",
     )
-    policy: ResidencyName = Field("lru", description="Which idle adapter leaves the device when there is no room.")
+    policy: ResidencyName = Field(
+        "lru", description="Which idle adapter leaves the device when there is no room; `polar` ones follow a plan."
+    )
+    epoch: int = Field(8, ge=1, description="Decisions of the first epoch of `polar_plus`; each next one is doubled.")
+    epoch_longest: int = Field(64, ge=1, description="Decisions of the longest epoch, and of every one of `polar`.")
+    plan_window: int = Field(200, ge=1, description="Latest decisions that a plan is made for.")
+    plan_horizon: int = Field(16, ge=1, description="Decisions in which a fetched adapter must pay for itself.")
+    plan_caution: float = Field(0.2, ge=0, description="Widths that an arm's mean is lowered by when a plan is made.")
+    plan_s: float = Field(1.0, gt=0, description="Least seconds between plans, and between looks at the plan.")
+
+    @model_validator(mode="after")
+    def _epochs_in_order(self) -> Self:
+        if self.epoch > self.epoch_longest:
+            raise ValueError(f"epoch is {self.epoch}, expected at most {self.epoch_longest} (epoch_longest)")
+        return self
 
 
 class RouterSettings(Group):
@@ -158,6 +174,9 @@ class RouterSettings(Group):
     mixtures: tuple[Template, ...] = Field(
         ("top2", "soft"),
         description="Mixtures that are arms, by supervised gates: of two adapters, or of `model.max_mixture` at most.",
+    )
+    look_s: float = Field(
+        1.0, gt=0, description="Seconds between two looks at every Model replica: how old residency and queues may get."
     )
     top_arms: int = Field(16, ge=1, description="Arms whose mean, width, cost and score are logged with a decision.")
     retry_window_s: int = Field(600, ge=1, description="Seconds in which a repeated request gets its first decision.")

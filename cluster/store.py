@@ -14,6 +14,7 @@ from cluster.forget_store import ForgetStore
 from cluster.learner_store import LearnerStore, LedgerRow
 from cluster.log_store import LogStore
 from cluster.mode_store import ModeStore
+from cluster.plan_store import PlanStore
 from cluster.request_store import RequestStore
 from cluster.router_store import RouterStore
 from cluster.screen_store import ScreenStore
@@ -52,6 +53,7 @@ class Store(
     ForgetStore,
     RouterStore,
     ScreenStore,
+    PlanStore,
 ):
     """The whole store. See `Connection` for its arguments."""
 

@@ -10,11 +10,13 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from cluster.settings import ModelSettings, Settings
+from cluster.settings import PLANNED, ModelSettings, Settings
+from policies.caching.epochs import Planner
 from policies.context import ContextMap
 from services.arms import Arms
 from services.configuration import (
     base_names,
+    epoch_config,
     feedback_rules,
     learning_config,
     make_cache,
@@ -25,13 +27,16 @@ from services.configuration import (
     sealing_config,
     watch_config,
 )
+from services.directed import Directed
 from services.edge.metrics import Metrics, merged
 from services.engine.loading import load
 from services.engine.routed import RoutedEngine
 from services.gateway import build_gateway
 from services.journal import Journal
 from services.learner import Learner
+from services.learning.planning import PlanMaker, Prices
 from services.model import Model, ModelReplica, RemoteModel
+from services.plan_follower import PlanFollower
 from services.residency import ResidencyFollower
 from services.router import Router
 from services.routes import operations
@@ -49,6 +54,7 @@ def build(settings: Settings) -> serve.Application:
         **_size(model),
         max_ongoing_requests=server.max_ongoing,
         ray_actor_options={"num_cpus": 0, "num_gpus": model.gpus},
+        request_router_config={"request_router_class": f"{Directed.__module__}.{Directed.__name__}"},
     )(ModelDeployment)
     learner = serve.deployment(name="Learner", num_replicas=1, ray_actor_options={"num_cpus": 0})(LearnerDeployment)
     routers = serve.deployment(
@@ -145,15 +151,19 @@ class ModelDeployment(ModelReplica):
         shelf, cache = make_shelf(settings), make_cache(settings, engine)
         for adapter in make_registry(settings):
             engine.device.check(shelf.inspect(adapter))
-        super().__init__(engine, cache, shelf, serve.get_replica_context().replica_id.unique_id)
-        follower = ResidencyFollower(make_store(settings), cache, settings.router.refresh_s)
-        self._following = asyncio.get_running_loop().create_task(follower.run())
+        replica = serve.get_replica_context().replica_id.unique_id
+        super().__init__(engine, cache, shelf, replica, model.max_batch)
+        loop, cache_settings = asyncio.get_running_loop(), settings.cache
+        residency = ResidencyFollower(make_store(settings), cache, settings.router.refresh_s)
+        plans = PlanFollower(make_store(settings), cache, replica, cache_settings.plan_s)
+        self._following = [loop.create_task(residency.run()), loop.create_task(plans.run())]
 
     def check_health(self) -> None:
         """Serve replaces a replica whose engine has stopped, or that no longer follows what shall be resident."""
         super().check_health()
-        if self._following.done():
-            self._following.result()
+        for task in self._following:
+            if task.done():
+                task.result()
 
 
 class LearnerDeployment:
@@ -171,12 +181,16 @@ class LearnerDeployment:
             watching=watch_config(settings),
             sealing=sealing_config(settings),
         )
-        self._running = asyncio.get_running_loop().create_task(learner.run(make_registry(settings)))
+        loop = asyncio.get_running_loop()
+        self._running = [loop.create_task(learner.run(make_registry(settings)))]
+        if settings.cache.policy in PLANNED:
+            self._running.append(loop.create_task(make_plans(settings).run()))
 
     def check_health(self) -> None:
-        """Serve replaces a Learner that has ended."""
-        if self._running.done():
-            self._running.result()
+        """Serve replaces a Learner that has ended, or whose plans have."""
+        for task in self._running:
+            if task.done():
+                task.result()
 
 
 class RouterDeployment:
@@ -222,6 +236,15 @@ def log_with_serve() -> None:
         ours = logging.getLogger(name)
         ours.handlers, ours.propagate = serves.handlers, False
         ours.setLevel(serves.level)
+
+
+def make_plans(settings: Settings) -> PlanMaker:
+    """Who plans what the replicas keep, not yet connected."""
+    arms, store = Arms(make_registry(settings)), make_store(settings)
+    routers = Routers(settings, store, arms, ContextMap.load(settings.router.path))
+    prices = Prices(settings.router.cost_per_ms, settings.router.page_in_ms)
+    epochs = epoch_config(settings)
+    return PlanMaker(store, arms, routers, lambda: Planner(epochs), prices, pace_s=settings.cache.plan_s)
 
 
 def build_router(settings: Settings, model: Model) -> Router:

@@ -7,6 +7,7 @@ from cluster.archive import Archive
 from cluster.settings import Settings
 from cluster.store import Store
 from policies import Policy, PolicyConfig, caching, create
+from policies.caching.epochs import EpochConfig
 from policies.context import ContextMap
 from policies.guard import GuardConfig
 from policies.posterior import Posterior
@@ -100,6 +101,13 @@ def make_cache(settings: Settings, engine: Engine) -> AdapterCache[Any]:
     """The cache of one engine's adapters. Belongs to the event loop that uses it first."""
     policy = caching.create(settings.cache.policy)
     return AdapterCache(engine.device, make_shelf(settings).read, policy, host_bytes=settings.cache.host_bytes)
+
+
+def epoch_config(settings: Settings) -> EpochConfig:
+    """When plans of the cache are made, and from what."""
+    cache = settings.cache
+    first = cache.epoch if cache.policy == "polar_plus" else cache.epoch_longest
+    return EpochConfig(first, cache.epoch_longest, cache.plan_window, cache.plan_horizon, cache.plan_caution)
 
 
 def make_store(settings: Settings) -> Store:

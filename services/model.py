@@ -7,11 +7,14 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from ray.exceptions import RayActorError
+
 from services.adapters.cache import AdapterCache
 from services.adapters.cache_view import CacheView
 from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
 from services.adapters.shelf import Adapter, Shelf
-from services.engine.base import Delta, Encoded, Engine, InvalidPrompt, Prompt, Sampling
+from services.engine.base import Delta, Engine, InvalidPrompt, Prompt, Sampling
+from services.replicas import Encoded, Meter, ReplicaLost, Report
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
@@ -22,13 +25,21 @@ E = TypeVar("E", bound=Exception)
 class Model(Protocol):
     """What the Router asks of the model, wherever it runs. Adapters come with each request: no replica has a list."""
 
-    async def encode(self, prompt: Prompt) -> Encoded:
-        """Features of a prompt and the residency of the replica that read it. Raises InvalidPrompt."""
+    async def encode(self, prompt: Prompt, at: str = "") -> Encoded:
+        """Features of a prompt, read by the replica `at`, or any. Raises InvalidPrompt, ReplicaLost."""
 
     def generate(
-        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling, adapters: Mapping[str, Adapter]
+        self,
+        prompt: Prompt,
+        gates: Mapping[str, float],
+        sampling: Sampling,
+        adapters: Mapping[str, Adapter],
+        at: str = "",
     ) -> AsyncGenerator[Delta, None]:
-        """The answer under gates of `adapters`, piece by piece. Raises AdapterUnavailable."""
+        """The answer under gates of `adapters`, by the replica `at`, or any. Raises AdapterUnavailable, ReplicaLost."""
+
+    async def look(self) -> list[Report]:
+        """What every replica says of itself."""
 
     async def load(self, name: str, source: str) -> Adapter:
         """The adapter at a source, read and found to fit on every replica. Raises InvalidAdapter."""
@@ -40,18 +51,30 @@ class Model(Protocol):
 class ModelReplica:
     """An engine and the cache of its adapters, behind the Model protocol."""
 
-    def __init__(self, engine: Engine, cache: AdapterCache[Any], shelf: Shelf, replica: str = "local") -> None:
+    def __init__(
+        self, engine: Engine, cache: AdapterCache[Any], shelf: Shelf, replica: str = "local", slots: int = 1
+    ) -> None:
+        """`slots`: how many requests the engine answers together."""
         self._engine = engine
         self._cache = cache
         self._shelf = shelf
         self._replica = replica
+        self._slots = slots
+        self._there, self._answering, self._encoding = Meter(), Meter(), Meter()
+        self._reports = 0
 
-    async def encode(self, prompt: Prompt) -> Encoded:
-        features = await self._engine.encode(prompt)
-        return Encoded(features, self._cache.resident)
+    async def encode(self, prompt: Prompt, at: str = "") -> Encoded:  # noqa: ARG002 - it is there
+        with self._encoding.measured():
+            features = await self._engine.encode(prompt)
+        return Encoded(features, self._report())
 
     async def generate(
-        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling, adapters: Mapping[str, Adapter]
+        self,
+        prompt: Prompt,
+        gates: Mapping[str, float],
+        sampling: Sampling,
+        adapters: Mapping[str, Adapter],
+        at: str = "",  # noqa: ARG002 - it is there
     ) -> AsyncGenerator[Delta, None]:
         versions = {name: self._cache.latest(adapters[name]) for name in gates}
         served = {name: adapter.fingerprint for name, adapter in versions.items()}
@@ -59,9 +82,28 @@ class ModelReplica:
         for name, gate in gates.items():
             by_hash[served[name]] += gate
         deltas = self._engine.generate(prompt, by_hash, sampling)
-        async with self._cache.pin(versions.values()), contextlib.aclosing(deltas):
-            async for delta in deltas:
-                yield delta._replace(replica=self._replica, adapters=served) if delta.finish_reason else delta
+        with self._there.measured():
+            async with self._cache.pin(versions.values()), contextlib.aclosing(deltas):
+                with self._answering.measured():
+                    async for delta in deltas:
+                        yield delta._replace(replica=self._replica, adapters=served) if delta.finish_reason else delta
+
+    async def look(self) -> list[Report]:
+        return [self._report()]
+
+    def _report(self) -> Report:
+        self._reports += 1
+        return Report(
+            self._replica,
+            self._reports,
+            resident=self._cache.resident,
+            arriving=self._cache.arriving,
+            busy=self._there.under_way,
+            slots=self._slots,
+            answer_ms=self._answering.ms,
+            encode_ms=self._encoding.ms,
+            page_in_ms=self._cache.page_in_ms,
+        )
 
     async def load(self, name: str, source: str) -> Adapter:
         adapter = await asyncio.to_thread(self._shelf.describe, name, source)
@@ -85,19 +127,25 @@ class RemoteModel:
 
     def __init__(self, handle: "DeploymentHandle[ModelReplica]") -> None:
         self._handle = handle
-        self._encode = handle.encode
-        self._generate = handle.options(stream=True).generate
 
-    async def encode(self, prompt: Prompt) -> Encoded:
+    async def encode(self, prompt: Prompt, at: str = "") -> Encoded:
         try:
-            return cast(Encoded, await self._encode.remote(prompt))
+            return cast(Encoded, await self._handle.options(multiplexed_model_id=at).encode.remote(prompt))
         except InvalidPrompt as error:
             raise _bare(error) from None
+        except RayActorError as error:
+            raise ReplicaLost(f"replica {at!r} is gone: {type(error).__name__}") from error
 
     async def generate(
-        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling, adapters: Mapping[str, Adapter]
+        self,
+        prompt: Prompt,
+        gates: Mapping[str, float],
+        sampling: Sampling,
+        adapters: Mapping[str, Adapter],
+        at: str = "",
     ) -> AsyncGenerator[Delta, None]:
-        asked = self._generate.remote(prompt, dict(gates), sampling, dict(adapters))
+        handle = self._handle.options(stream=True, multiplexed_model_id=at)  # services/directed.py sends it there
+        asked = handle.generate.remote(prompt, dict(gates), sampling, dict(adapters))
         stream = cast("DeploymentResponseGenerator[Delta]", asked)
         try:
             async for delta in stream:
@@ -107,6 +155,15 @@ class RemoteModel:
             raise
         except (InvalidPrompt, AdapterUnavailable) as error:
             raise _bare(error) from None
+        except RayActorError as error:
+            raise ReplicaLost(f"replica {at!r} is gone: {type(error).__name__}") from error
+
+    async def look(self) -> list[Report]:
+        try:
+            reports: list[list[Report]] = await self._handle.broadcast("look").results_async()
+        except RayActorError as error:
+            raise ReplicaLost(f"a replica is gone: {type(error).__name__}") from error
+        return [report for each in reports for report in each]
 
     async def load(self, name: str, source: str) -> Adapter:
         try:

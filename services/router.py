@@ -23,19 +23,21 @@ from services.adapters.shelf import Adapter
 from services.arms import Arms
 from services.configuration import policy_config
 from services.edge.tracing import tracer
-from services.engine.base import Delta, Encoded, Prompt, Sampling
+from services.engine.base import Delta, Prompt, Sampling
 from services.episodes import NoArm
 from services.journal import Journal
 from services.model import Model
 from services.modes import Serving
 from services.offers import Offer, offers
-from services.placement import costs
+from services.placement import Placement
 from services.reasons import arm_scores, best, tuning
+from services.replicas import Encoded, ReplicaLost
 from services.schemas import RoutingInfo
 from services.screens import Screens
 from services.switching import Decider, Routers
 
 log = logging.getLogger(__name__)
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Routed(NamedTuple):
     decision: Decision
     fresh: bool
     durable: bool = True
+    encoded_at: str = ""  # the replica that has its screen encoded
 
     @property
     def info(self) -> RoutingInfo:
@@ -117,9 +120,11 @@ class Router:
         self.screens = screens
         self.journal = journal
         self.contexts, self.modes, self.snapshots = routers.make(routers.configured)
+        self.placement = Placement(settings.page_in_ms, settings.look_s)
         self._background: set[asyncio.Task[Any]] = set()
         self._following: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def policy(self) -> Policy:
@@ -132,11 +137,12 @@ class Router:
         await self.routers.start(self)
         self._following = asyncio.create_task(self._follow())
         self._writing = asyncio.create_task(self.journal.run())
+        self._looking = asyncio.create_task(self._look())
         return self
 
     async def __aexit__(self, *error: object) -> None:
         """Stop following, and wait for what is still being written."""
-        for task in (self._following, self._writing):
+        for task in (self._following, self._writing, self._looking):
             while task and not task.done():
                 task.cancel()  # more than once: on Python 3.11 the Redis client can swallow one
                 await asyncio.wait([task], timeout=0.1)
@@ -152,6 +158,15 @@ class Router:
         while True:
             await self.snapshots.follow(lambda: self.routers.switch(self))
 
+    async def _look(self) -> None:
+        """Ask all replicas how they are, again and again."""
+        while True:
+            try:
+                self.placement.all(await self.model.look())
+            except Exception as error:  # whatever it is, requests go on with what is known
+                log.warning("the replicas could not be asked: %s", error)
+            await asyncio.sleep(self.settings.look_s)
+
     def adopt(self, decider: Decider) -> None:
         """Decide with another trained router from now on."""
         self.contexts, self.modes, self.snapshots = decider
@@ -159,12 +174,13 @@ class Router:
     def tune(self, settings: Settings) -> None:
         """Go on with other values of tunable settings from the next decision on."""
         self.settings = settings.router
+        self.placement.page_in_ms = settings.router.page_in_ms
         self.routers.tune(settings)
         self.modes.tune(policy_config(settings), falls_back=settings.guard.fallback)
 
     def check(self) -> None:
-        """Raise what ended the following of the Learner or the writing of what was kept, if one has ended."""
-        for task in (self._following, self._writing):
+        """Raise what ended the following of Learner and replicas or the writing of what was kept, if one has ended."""
+        for task in (self._following, self._writing, self._looking):
             if task and task.done():
                 task.result()
 
@@ -192,11 +208,19 @@ class Router:
         return self._consider(call, encoded, await self._last_step(call), seed=call.episode or "route")
 
     async def _encode(self, prompt: Prompt) -> Encoded:
-        """Features, and the names of the adapters whose weights of now need no page-in where they were computed."""
-        encoded = await self.model.encode(prompt)
-        hashes = set(encoded.resident)
-        names = tuple(adapter.name for adapter in self.arms.registry if adapter.fingerprint in hashes)
-        return encoded._replace(resident=names)
+        """Features, from the least busy replica; another one if that is lost. Raises InvalidPrompt, ReplicaLost."""
+        for tries_left in reversed(range(_TRIES)):
+            at = self.placement.encoder()
+            try:
+                encoded = await self.model.encode(prompt, at)
+            except ReplicaLost:
+                self.placement.lost(at)
+                if not tries_left:
+                    raise
+            else:
+                self.placement.heard(encoded.report)
+                return encoded
+        raise AssertionError("unreachable")
 
     async def _earlier(self, request_key: str) -> Decision | None:
         """The decision that an earlier attempt of the request got, as far as the store answers."""
@@ -242,7 +266,7 @@ class Router:
             snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
         if decided.fresh:
             self._keep_screen(id_, call.prompt)
-        return Routed(call, decided.decision, decided.fresh)
+        return Routed(call, decided.decision, decided.fresh, encoded_at=encoded.report.replica)
 
     async def _last_step(self, call: Call) -> LastStep | None:
         return await self.store.last_step(call.episode) if call.episode else None
@@ -256,7 +280,9 @@ class Router:
             return Considered(custom.CHOICE, Offer(dict(call.gates)), context, encoded, step, CUSTOM, mode)
         offered = self._offers(call, known.gates, last)
         gates = {arm: offer.gates for arm, offer in offered.items()}
-        waits = costs(gates, gates, encoded.resident, self.settings.page_in_ms)
+        hashes = {arm: self.arms.fingerprints(turned_on).values() for arm, turned_on in gates.items()}
+        places = self.placement.places(hashes, encoded.report.replica)
+        waits = {arm: place.ms for arm, place in places.items()}
         course = episodes.course(last, self.arms.current)
         choice = policy.decide(context, eligible=tuple(offered), costs=waits, seed=seed, course=course)
         offer = offered[choice.arm]
@@ -273,6 +299,11 @@ class Router:
                 f"{', '.join(eligible)} would mix fewer than two adapters that may serve, expected more of them"
             )
         return found
+
+    def resident(self) -> list[str]:
+        """Adapters that some replica can serve without a page-in."""
+        hashes = self.placement.resident
+        return [adapter.name for adapter in self.arms.registry if adapter.fingerprint in hashes]
 
     async def answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         """The answer, piece by piece; its completion or cancellation is logged, even if nobody reads a piece of it."""
@@ -291,7 +322,7 @@ class Router:
         try:
             yield Delta("")
             gates = routed.decision.gates
-            stream = self.model.generate(routed.call.prompt, gates, routed.call.sampling, self._adapters(gates))
+            stream = self._generate(routed, self._adapters(gates))
             async with contextlib.aclosing(stream):
                 async for delta in stream:
                     first_ms = clock.ms if first_ms is None else first_ms
@@ -309,6 +340,26 @@ class Router:
             span.set_attributes({"pointsman.decision": routed.decision.id, "pointsman.first_token_ms": first_ms or 0.0})
             span.end()
             log.info("answered", extra=_line(routed, ended, clock.ms))
+
+    async def _generate(self, routed: Routed, adapters: Mapping[str, Adapter]) -> AsyncGenerator[Delta, None]:
+        """The answer of the replica where it comes soonest; of another one if that is lost before it said anything."""
+        call, needed, lost = routed.call, [adapter.fingerprint for adapter in adapters.values()], list[str]()
+        while True:
+            at = self.placement.places({"": needed}, routed.encoded_at, besides=lost)[""].replica
+            said = False
+            stream = self.model.generate(call.prompt, routed.decision.gates, call.sampling, adapters, at)
+            try:
+                with self.placement.sent(at, needed):
+                    async with contextlib.aclosing(stream):
+                        async for delta in stream:
+                            said = True
+                            yield delta
+                return
+            except ReplicaLost:
+                self.placement.lost(at)
+                lost.append(at)
+                if said or len(lost) == _TRIES:
+                    raise
 
     def _decision(self, id_: str, call: Call, considered: Considered) -> Decision:
         choice, offer, context, encoded, step, policy, mode = considered
@@ -336,7 +387,7 @@ class Router:
             router=self.contexts.fingerprint,
             eligible=list(choice.arms),
             costs=choice.costs.tolist(),
-            resident=list(encoded.resident),
+            resident=self.resident(),
             scored=arm_scores(choice, context, self.settings.top_arms),
             step=step,
             basis=None if choice.arm == CUSTOM else self.snapshots.basis,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic
 
 from policies.caching import ResidencyPolicy
-from services.adapters.cache_view import CacheView, Counts, view_of
+from services.adapters.cache_view import CacheView, Counts, Quantiles, view_of
 from services.adapters.files import Content
 from services.adapters.host import HostTier
 from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
@@ -75,6 +75,16 @@ class AdapterCache(Generic[B]):
         """Content hashes of the adapters that serve without being paged in."""
         return tuple(key for key in self._table.ready if key not in self._table.outdated)
 
+    @property
+    def arriving(self) -> tuple[str, ...]:
+        """Content hashes of the adapters that are on their way to the device."""
+        return tuple(key for key in self._table if not self._table[key].ready)
+
+    @property
+    def page_in_ms(self) -> float:
+        """What the latest page-ins took, in the median; 0 before the first."""
+        return Quantiles.of(self._counts.page_in_ms).p50 or 0.0
+
     @contextlib.asynccontextmanager
     async def pin(self, adapters: Iterable[Adapter]) -> AsyncIterator[None]:
         """Hold adapters on the device, all at once; waits until they are there.
@@ -115,6 +125,16 @@ class AdapterCache(Generic[B]):
         self._table.policy.plan([key for key in target if key in self._current])
         self._left(self._table.outdate([key for key in self._table if key not in (self._current or ())]))
         self._adapters = {k: a for k, a in self._adapters.items() if k in self._table or k in (self._current or ())}
+        self._go_on()
+
+    @property
+    def pages(self) -> int:
+        """Pages on the device."""
+        return self._table.capacity
+
+    def plan(self, target: Sequence[str]) -> None:
+        """Aim at these content hashes, most wanted first, if the policy follows plans."""
+        self._table.policy.plan(target)
         self._go_on()
 
     def view(self) -> CacheView:

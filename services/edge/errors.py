@@ -15,6 +15,7 @@ from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
 from services.engine.base import InvalidPrompt
 from services.episodes import NoArm, OtherCoordinates
 from services.journal import Full
+from services.replicas import ReplicaLost
 from services.schemas import UNION_TAGS
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ def answer_errors(app: FastAPI) -> None:
     def adapter_unavailable(error: AdapterUnavailable) -> ApiError:
         return ApiError(503, str(error), param="model", code="adapter_unavailable")
 
+    def replica_lost(error: ReplicaLost) -> ApiError:
+        return ApiError(503, f"{error}: try again", code="replica_lost", retry_after_s=1)
+
     def no_arm(error: NoArm) -> ApiError:
         return ApiError(409, f"model: {error}", param="model", code="no_arm")
 
@@ -94,6 +98,7 @@ def answer_errors(app: FastAPI) -> None:
     app.exception_handler(InvalidAdapter)(handler(invalid_adapter))
     app.exception_handler(Damaged)(handler(damaged))
     app.exception_handler(AdapterUnavailable)(handler(adapter_unavailable))
+    app.exception_handler(ReplicaLost)(handler(replica_lost))
     app.exception_handler(HTTPException)(handler(http_error))
     app.exception_handler(Exception)(handler(failure))
     for kind in UNAVAILABLE:

@@ -90,13 +90,6 @@ class Sampling:
         return self if self.seed is None else replace(self, seed=self.seed + number)
 
 
-class Encoded(NamedTuple):
-    """What `encode` tells the router."""
-
-    features: bytes  # raw h, float16 [D]: text ‖ vision ‖ has_image
-    resident: tuple[str, ...]  # content hashes of the adapters that need no page-in here
-
-
 class TokenLogprob(NamedTuple):
     """A token of the answer, its log-probability, and the likeliest tokens in its place with theirs.
 

@@ -87,7 +87,7 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
             supervised=choice.supervised,
             policy=considered.policy,
             policy_version=router.snapshots.version,
-            resident=list(considered.encoded.resident),
+            resident=router.resident(),
             arms=arm_scores(choice, considered.context, len(choice.arms)),
         )
 

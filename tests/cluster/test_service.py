@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -116,6 +119,12 @@ def client(service: Service) -> Iterator[OpenAI]:
 def ask(client: OpenAI, episode: Episode, **options: Any) -> Any:
     messages: Any = episode.messages()
     return client.chat.completions.create(**{"model": "auto", "messages": messages} | options)
+
+
+def together(client: OpenAI, episodes: list[Episode], **options: Any) -> list[Any]:
+    """The answers to requests that are sent at the same time."""
+    with ThreadPoolExecutor(len(episodes)) as threads:
+        return list(threads.map(lambda episode: ask(client, episode, **options), episodes))
 
 
 def test_the_openai_client_gets_a_tool_call_and_how_it_was_routed(client: OpenAI, episodes: list[Episode]) -> None:
@@ -236,12 +245,12 @@ def test_other_weights_are_taken_over_by_every_replica(
     shutil.copytree(service.adapters / last.family, service.adapters / first.family)
     assert service.reload(first.family)["fingerprint"] == known[last.family]
     replicas = set()
-    for _ in range(200):
-        answer = ask(client, first, model=first.family)
-        assert answer.choices[0].message.content == expected
-        view = service.completed(answer.id)
-        assert view["completion"]["adapters"] == view["decision"]["adapters"] == {first.family: known[last.family]}
-        replicas.add(view["completion"]["replica"])
+    for _ in range(25):
+        for answer in together(client, [first] * 16, model=first.family):
+            assert answer.choices[0].message.content == expected
+            view = service.completed(answer.id)
+            assert view["completion"]["adapters"] == view["decision"]["adapters"] == {first.family: known[last.family]}
+            replicas.add(view["completion"]["replica"])
         if len(replicas) == 2:
             break
     assert len(replicas) == 2
@@ -252,6 +261,50 @@ def test_other_weights_are_taken_over_by_every_replica(
     shutil.rmtree(service.adapters / first.family)
     shutil.move(kept, service.adapters / first.family)
     assert service.reload(first.family)["fingerprint"] == known[first.family]
+
+
+def test_requests_for_an_adapter_stay_with_its_replica(
+    service: Service, client: OpenAI, episodes: list[Episode]
+) -> None:
+    """As long as it is not busy; one that was never asked for may go anywhere first."""
+    families = ("click-dialog", "click-widget")
+    for family in families:
+        episode = next(e for e in episodes if e.family == family)
+        homes = [service.completed(ask(client, episode, model=family).id)["completion"]["replica"] for _ in range(6)]
+        assert len(set(homes[1:])) == 1, homes
+
+
+def test_a_replica_that_is_killed_takes_nothing_else_with_it(
+    service: Service, client: OpenAI, episodes: list[Episode]
+) -> None:
+    """Its requests are answered by the other one or fail by themselves; then all go on, and the new one is found."""
+    episode = next(e for e in episodes if e.family == "click-dialog")
+    home = service.completed(ask(client, episode, model="click-dialog").id)["completion"]["replica"]
+    with ThreadPoolExecutor(16) as threads:
+        running = [threads.submit(ask, client.with_options(max_retries=0), e, model=e.family) for e in episodes[:48]]
+        os.kill(replica_pid(home), signal.SIGKILL)
+        errors = [error for error in (each.exception() for each in running) if error]
+    assert all(isinstance(error, APIStatusError) and error.status_code == 503 for error in errors), errors
+    assert len(errors) <= 24
+    for _ in range(4):
+        assert service.completed(ask(client, episode, model="click-dialog").id)["completion"]["replica"] != home
+    replicas = set[str]()
+
+    def both_serve() -> bool:
+        answers = together(client, [episode] * 16, model="click-dialog")
+        replicas.update(service.completed(answer.id)["completion"]["replica"] for answer in answers)
+        return len(replicas) == 2
+
+    eventually(both_serve)
+    assert home not in replicas
+
+
+def replica_pid(unique_id: str) -> int:
+    """The process of a Model replica."""
+    import ray._private.state as state  # without its dashboard Ray has no other way to ask
+
+    (pid,) = [actor["Pid"] for actor in state.actors().values() if unique_id in actor["Name"]]
+    return int(pid)
 
 
 def test_everything_is_there_after_a_restart(service: Service, client: OpenAI, episodes: list[Episode]) -> None:

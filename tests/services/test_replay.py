@@ -124,7 +124,7 @@ async def test_many_own_decisions_are_counted_and_only_the_latest_named(world: W
 @pytest.fixture
 async def switched(make_world: MakeWorld) -> World:
     """A world in which operators change modes, the guard raises its alarm, and of each decision one arm is logged."""
-    exploring = {**EXPLORING, "epsilon_supervised": 0.05, "top_arms": 1, "page_in_ms": 2000}
+    exploring = {**EXPLORING, "epsilon_supervised": 0.05, "top_arms": 1, "cost_per_ms": 0.05}
     world: World = await make_world(router=exploring, learner={"discount": 0.9}, guard={"delta": 0.05})
     world.leave_resident("claims")
     chance = random.Random(5)

@@ -166,6 +166,7 @@ async def running(world: World) -> AsyncIterator[World]:
     async with world.store, world.app.router.lifespan_context(world.app), world.http:
         async with world.cache.pin(world.registry):
             await world.learner.start(world.registry)
+        world.cache._counts.page_in_ms.clear()  # a page-in costs what the settings assume, on every machine
         await world.fold()
         try:
             yield world

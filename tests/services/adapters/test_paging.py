@@ -77,7 +77,7 @@ async def test_every_answer_is_that_of_its_adapters_however_they_come_and_go(
     view = cache.view()
     assert view.page_ins > len(adapters)
     assert view.disk_reads == len(adapters)
-    assert (await replica.encode(PROMPT)).resident == tuple(entry.fingerprint for entry in view.device)
+    assert (await replica.encode(PROMPT)).report.resident == tuple(entry.fingerprint for entry in view.device)
 
 
 async def test_those_that_leave_let_go_of_their_adapters(
