@@ -68,7 +68,11 @@ class Stepper:
                 except Exception as error:
                     future.set_exception(error)
 
-        self._put(_Job(run, future.set_exception, computes=True))
+        def fail(error: Exception) -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+        self._put(_Job(run, fail, computes=True))
         return future
 
     def submit(self, request: Request) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from services.engine.routed.scheduler import Chunk, Scheduler
 from services.engine.vision import Screen, Vision
 from tests.services.engine.oracle import Oracle, random_oracle
 from tests.services.engine.prompts import PROMPTS, chat, png
+from tests.services.world import eventually
 
 ONE_LOOP = pytest.mark.asyncio(loop_scope="module")  # an engine's answers go to the loop that asked
 SETTINGS = ModelSettings()
@@ -369,6 +371,26 @@ class TestGenerate:
                 engine.check()
         finally:
             engine.close()
+
+    async def test_work_that_was_given_up_keeps_nobody_waiting_when_it_is_closed(self, oracle: Oracle) -> None:
+        engine = RoutedEngine(oracle.checkpoint, {}, kv_tokens=1024)
+        started, over = threading.Event(), threading.Event()
+
+        async def queued() -> bool:
+            return engine._stepper._jobs.qsize() == 2
+
+        try:
+            engine._stepper.call(lambda: started.set() or over.wait())
+            await asyncio.to_thread(started.wait)
+            engine._stepper.call(dict).cancel()
+            asked = asyncio.create_task(say(engine, PROMPTS["text only"], {}))
+            await eventually(queued)
+            engine._stepper.close()
+        finally:
+            over.set()
+            engine.close()
+        with pytest.raises(EngineStopped):
+            await asyncio.wait_for(asked, 30)
 
     async def test_more_requests_than_there_are_rows_are_all_answered_until_it_is_closed(self, oracle: Oracle) -> None:
         engine = RoutedEngine(oracle.checkpoint, {}, max_batch=2, kv_tokens=1024)
