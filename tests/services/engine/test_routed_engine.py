@@ -376,11 +376,15 @@ class TestGenerate:
         engine = RoutedEngine(oracle.checkpoint, {}, kv_tokens=1024)
         started, over = threading.Event(), threading.Event()
 
+        def hold() -> None:
+            started.set()
+            over.wait()
+
         async def queued() -> bool:
             return engine._stepper._jobs.qsize() == 2
 
         try:
-            engine._stepper.call(lambda: started.set() or over.wait())
+            engine._stepper.call(hold)
             await asyncio.to_thread(started.wait)
             engine._stepper.call(dict).cancel()
             asked = asyncio.create_task(say(engine, PROMPTS["text only"], {}))
