@@ -278,6 +278,7 @@ def test_a_lost_service_is_said_and_found_again(seen: Page, service: Service) ->
     seen.shows("#live", "live")
 
 
+@pytest.mark.timeout(900)  # a busy machine takes minutes to start Ray and Serve
 def test_the_embedded_model_with_its_real_screens(page: Page, embedded: str) -> None:
     """On Ray Serve: recorded MiniWoB++ screens, the outcomes that they have, and the explanation of one of them."""
     episodes = load_all()[::60][:16]
