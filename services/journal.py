@@ -64,6 +64,7 @@ class Journal:
                 yield
         except UNAVAILABLE:
             self.away = True
+            self._arrived.set()  # nothing may be kept, and it must be noticed all the same when the store is back
             raise
 
     async def decide(
@@ -111,13 +112,14 @@ class Journal:
 
     async def drain(self) -> None:
         """Write everything that is kept, in its order. Raises what `UNAVAILABLE` lists; nothing is lost then."""
-        while self._kept:
+        while self._kept or self.away:
+            first = self._kept[0] if self._kept else None
             async with asyncio.timeout(self._patience_s):
-                await self._write(self._kept[0])
+                await (self._write(first) if first else self._store.open())
             self.away = False
-            done = self._kept.popleft()
-            self._decisions.discard(getattr(done.event, "id", ""))
-        self.away = False
+            if first:
+                self._kept.popleft()
+                self._decisions.discard(getattr(first.event, "id", ""))
         self._arrived.clear()
 
     async def _write(self, kept: _Kept) -> None:

@@ -13,6 +13,7 @@ import pytest
 from cluster.redis_server import RedisServer
 from cluster.request_store import Decided
 from tests.services.conftest import MakeWorld
+from tests.services.fakes import CONTROL
 from tests.services.world import World, chat, eventually
 
 CALLS: list[tuple[str, str, Any]] = [
@@ -129,6 +130,28 @@ async def test_a_reward_that_comes_before_its_decision_is_written_is_asked_for_a
     await eventually(written)
     assert await world.say(reward) == ["recorded"]
     assert (await world.arm("inbox"))["matured"] == 1
+
+
+async def test_a_store_that_is_back_is_noticed_where_nothing_was_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that fails by itself leaves nothing to be written."""
+
+    async def away(_: str) -> None:
+        raise ConnectionError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.router.store, "decision_of_request", away)
+        refused = await world.post("/v1/chat/completions", chat(CONTROL), x_client_request_id="once")
+        assert refused.status_code == 400
+
+    async def noticed() -> bool:
+        return not world.router.journal.away
+
+    await eventually(noticed)
+    asked = [await world.post("/v1/chat/completions", chat(), x_client_request_id="twice") for _ in range(2)]
+    assert [each.headers["x-pointsman-durable"] for each in asked] == ["true", "true"]
+    assert asked[0].json()["id"] == asked[1].json()["id"]
 
 
 async def test_a_store_that_hangs_is_not_waited_for(make_world: MakeWorld, tmp_path: Path) -> None:
