@@ -30,7 +30,7 @@ SHARES: Final = (0.25, 0.1)
 EXACT: Final = 15
 """Adapters up to which the clairvoyant optimum is computed."""
 CONFIG: Final = PolicyConfig(alpha=0.05)
-"""As shipped but for α, which was chosen for everybody on two other seeds; see docs/decisions/0019."""
+"""As shipped but for α, chosen for everybody on seeds of which some are measured too; see docs/decisions/0019."""
 FIXED: Final = EpochConfig(first=48, longest=48)
 DOUBLING: Final = EpochConfig(first=2, longest=8)
 KEEPERS: Final = ("lru", "lfu", "gdsf", "static")
