@@ -44,6 +44,8 @@ from services.scaling import Scaling
 from services.screens import Screens
 from services.switching import Routers
 
+_CPU = 0.01  # next to nothing, but a head that was started with --num-cpus=0 has less: no replica is placed there
+
 
 def build(settings: Settings) -> serve.Application:
     """The application. Raises what `check` raises."""
@@ -53,15 +55,15 @@ def build(settings: Settings) -> serve.Application:
         name="Model",
         **_size(model),
         max_ongoing_requests=server.max_ongoing,
-        ray_actor_options={"num_cpus": 0, "num_gpus": model.gpus},
+        ray_actor_options={"num_cpus": _CPU, "num_gpus": model.gpus},
         request_router_config={"request_router_class": f"{Directed.__module__}.{Directed.__name__}"},
     )(ModelDeployment)
-    learner = serve.deployment(name="Learner", num_replicas=1, ray_actor_options={"num_cpus": 0})(LearnerDeployment)
+    learner = serve.deployment(name="Learner", num_replicas=1, ray_actor_options={"num_cpus": _CPU})(LearnerDeployment)
     routers = serve.deployment(
         name="Router",
         num_replicas=server.routers,
         max_ongoing_requests=server.max_ongoing,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": _CPU},
     )(serve.ingress()(RouterDeployment))
     return routers.bind(settings, models.bind(settings), learner.bind(settings))
 

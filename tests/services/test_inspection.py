@@ -100,6 +100,11 @@ async def test_adapters(world: World) -> None:
         "rank": 2,
         "targets": ["q_proj", "v_proj"],
         "bytes": registered.size,
+        "source": str(registered.path),
+        "description": "",
+        "tags": [],
+        "coordinates": "relative-1000",
+        "pinned": False,
     }
 
 

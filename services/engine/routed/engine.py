@@ -100,7 +100,7 @@ class RoutedEngine(Engine):
             await request.outbox.closed.wait()  # until then the engine may read the adapters' pages
 
     def check(self) -> None:
-        if not self._thread.is_alive():
+        if self._stepper.closed:
             raise EngineStopped("the engine has stopped")
 
     def close(self) -> None:

@@ -57,6 +57,11 @@ class Stepper:
         """Requests that are waiting for their turn or answered."""
         return len(self._requests)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more: it was closed, or has failed."""
+        return self._closed
+
     def call(self, function: Callable[[], T]) -> "Future[T]":
         """Run a function on the engine's thread. Raises EngineStopped."""
         future: Future[T] = Future()
