@@ -3,12 +3,13 @@
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI
 
 from cluster.settings import Settings
 from services.edge.auth import key_first, unknown_arms
-from services.edge.errors import answer_errors
+from services.edge.errors import ErrorBody, answer_errors
 from services.edge.headers import SecurityHeaders
 from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, measure
@@ -51,7 +52,8 @@ def build_gateway(
             yield
 
     summary = "Routes computer-use requests to LoRA adapters and learns online."
-    app = FastAPI(title="Pointsman", summary=summary, lifespan=lifespan)
+    errors: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorBody, "description": "What was wrong"}}
+    app = FastAPI(title="Pointsman", summary=summary, lifespan=lifespan, responses=errors)
     app.router.route_class = key_first(Rates(settings))
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     app.middleware("http")(measure(metrics))

@@ -21,6 +21,7 @@ from services.cli import arms as arm_commands
 from services.cli import routers as router_commands
 from services.cli import tables
 from services.cli import training as training_commands
+from services.cli.api_reference import api
 from services.cli.client import Client, user_message
 from services.cli.deploy import deploy
 from services.cli.forgetting import forget
@@ -42,6 +43,7 @@ app.command()(adapter_commands.cache)
 app.add_typer(router_commands.app, name="router")
 app.add_typer(training_commands.data, name="data")
 app.command()(training_commands.train)
+app.command()(api)
 app.command()(forget)
 app.command()(deploy)
 console = Console()

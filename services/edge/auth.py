@@ -5,9 +5,11 @@ import hmac
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, get_args
 
-from fastapi import Depends, Request
+from fastapi import Request, Security
+from fastapi.openapi.models import HTTPBearer
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from fastapi.security.base import SecurityBase
 
 from cluster.settings import AuthSettings, Scope, Settings
 from services.edge.errors import ApiError
@@ -95,8 +97,11 @@ class Gatekeeper:
         return next((Caller(key.name, key.scopes, key.tenant, key.arms) for key in matches), None)
 
 
-class _Needs:
-    """A dependency: the caller, who has the scope."""
+class _Needs(SecurityBase):
+    """A dependency: the caller, who has the scope. The OpenAPI schema tells of it, as a bearer key."""
+
+    model = HTTPBearer()
+    scheme_name = "key"
 
     def __init__(self, gatekeeper: Gatekeeper, scope: Scope, *, for_all: bool) -> None:
         self._gatekeeper = gatekeeper
@@ -141,4 +146,4 @@ def needs(settings: Settings, scope: Scope, *, for_all: bool = False) -> Any:
 
     What a route changes `for_all` tenants is not for the keys of one of them.
     """
-    return Depends(_Needs(Gatekeeper(settings.auth), scope, for_all=for_all))
+    return Security(_Needs(Gatekeeper(settings.auth), scope, for_all=for_all), scopes=[scope])

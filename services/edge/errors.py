@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from cluster.archive import Damaged
@@ -20,6 +21,21 @@ from services.schemas import UNION_TAGS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class Problem(BaseModel):
+    """What was wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    error: Problem
 
 
 class ApiError(HTTPException):

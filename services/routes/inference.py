@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.events import CUSTOM
 from cluster.settings import Settings
 from services.edge import sse
+from services.edge.answers import ChatCompletion
 from services.edge.auth import Caller, needs
 from services.edge.chat import ChatReader
 from services.edge.errors import ApiError, invalid
@@ -21,6 +22,16 @@ from services.router import Call, Router
 from services.schemas import ChatRequest, Explanation, Identifier, ModelCard, ModelList
 
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
+_HEADERS = {
+    "x-episode-id": "The episode that the request is a step of; stands above `metadata.episode_id`.",
+    "x-client-request-id": "The client's own name of the request: the same one again is the same decision.",
+}
+_DESCRIBED = {
+    "parameters": [
+        {"name": name, "in": "header", "required": False, "description": what, "schema": _IDENTIFIER.json_schema()}
+        for name, what in _HEADERS.items()
+    ]
+}
 
 
 def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> None:
@@ -59,7 +70,13 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
             is_retry=is_retry,
         )
 
-    @app.post("/v1/chat/completions", tags=["inference"], response_model=None)
+    @app.post(
+        "/v1/chat/completions",
+        tags=["inference"],
+        response_model=None,
+        responses={200: {"model": ChatCompletion}},
+        openapi_extra=_DESCRIBED,
+    )
     async def chat_completions(request: Request, chat: ChatRequest, caller: Caller = infers) -> Response:
         """Route and answer a chat (OpenAI chat completions, JSON or SSE)."""
         routed = await router.route(await call(request, chat, caller))
@@ -72,7 +89,7 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
         pieces = [delta async for delta in deltas]
         return JSONResponse(sse.completion(routed, router.base, pieces), headers=routed.info.headers())
 
-    @app.post("/v1/route", tags=["inference"])
+    @app.post("/v1/route", tags=["inference"], openapi_extra=_DESCRIBED)
     async def route(request: Request, chat: ChatRequest, caller: Caller = infers) -> Explanation:
         """Explain what would be decided for a chat, without generating and without logging."""
         asked = await call(request, chat, caller)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 
 from cluster.connection import UNAVAILABLE
 from cluster.settings import Settings
@@ -56,7 +56,7 @@ def add(app: FastAPI, router: Router, settings: Settings, exposition_of_all: Exp
             "alarms": alarms,
         }
 
-    @app.get("/metrics", tags=["operations"], response_model=None)
+    @app.get("/metrics", tags=["operations"], response_model=None, response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Prometheus metrics of every Router and of the replicas' caches: a scrape sees all, whichever it reaches."""
         text = await exposition_of_all() + await _caches(router)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from cluster.events import Completion, Decision
+from services.edge.answers import ChatCompletion
 from services.engine.base import EngineStopped
 from services.model import ModelReplica
 from tests.services.conftest import MakeWorld
@@ -41,6 +42,11 @@ class TestJson:
         assert (routing["policy"], routing["propensity"], routing["explored"]) == ("linucb", 1.0, False)
         assert (routing["resident"], routing["durable"]) == (True, True)
         assert routing["policy_version"] == world.router.snapshots.version > 0
+
+    @pytest.mark.parametrize("body", [{}, {"n": 2}, {"logprobs": True, "top_logprobs": 2}])
+    async def test_an_answer_is_what_the_schema_says(self, world: World, body: dict[str, Any]) -> None:
+        answer = await world.ask("open the calendar", **body)
+        assert ChatCompletion.model_validate(answer).model_dump() == answer
 
     @pytest.mark.parametrize("body", [{}, {"stream": True}])
     async def test_the_headers_say_it_too(self, world: World, body: dict[str, Any]) -> None:
