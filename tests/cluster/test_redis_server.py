@@ -22,7 +22,7 @@ def alive(pid: int) -> bool:
     """Whether the process still runs; one that ended and waits to be collected does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it ends while it is looked at
         return False
 
 
