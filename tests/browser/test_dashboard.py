@@ -79,7 +79,7 @@ def test_the_numbers_are_those_of_the_service(seen: Page, service: Service) -> N
         assert policy in seen.text("#guard table")
 
 
-def test_charts_show_and_can_be_read_as_tables(seen: Page) -> None:
+def test_charts_show_and_can_be_read_as_tables(seen: Page, service: Service) -> None:
     for chart in ("success", "regret", "served", "outcomes"):
         assert seen.run(f"return inked(document.querySelector('#{chart} canvas'));\n{INKED}")
         seen.find(f"#{chart} .values summary").click()
@@ -87,7 +87,10 @@ def test_charts_show_and_can_be_read_as_tables(seen: Page) -> None:
         assert seen.until(partial(cells, seen, rows))
     assert seen.find("#success .plot").get_attribute("aria-label").startswith("Success over time, last ")
     served = seen.find("#served .plot").get_attribute("aria-label")
-    assert all(f"{family} {ROUNDS}" in served for family in FAMILIES)
+    state = httpx.get(f"{service.url}/v1/bandit").json()
+    pulls = {arm["arm"]: arm["pulls"] for arm in state["arms"] if arm["pulls"]}
+    assert sum(pulls.values()) == ROUNDS * len(FAMILIES)
+    assert all(f"{arm} {count}" in served for arm, count in pulls.items())
     fates = seen.find("#outcomes .plot").get_attribute("aria-label")
     assert f"success {ROUNDS}, failure {ROUNDS}, nobody said 0, cancelled 0, waiting {ROUNDS}" in fates
 
