@@ -62,6 +62,7 @@ class ModelReplica:
         self._slots = slots
         self._there, self._answering, self._encoding = Meter(), Meter(), Meter()
         self._reports = 0
+        self._pinned, self._paged_in = 0, 0  # as of the last autoscaling report
 
     async def encode(self, prompt: Prompt, at: str = "") -> Encoded:  # noqa: ARG002 - it is there
         with self._encoding.measured():
@@ -116,6 +117,14 @@ class ModelReplica:
 
     async def caches(self) -> list[CacheView]:
         return [await self.cache()]
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `services/scaling.py` asks of a replica: of the adapters held since the last report, those paged in."""
+        view = self._cache.view()
+        pinned, missed = view.hits + view.misses, view.misses
+        held, waited = pinned - self._pinned, missed - self._paged_in
+        self._pinned, self._paged_in = pinned, missed
+        return {"page_in_share": waited / held if held else 0.0}
 
     def check_health(self) -> None:
         """Raises EngineStopped when the engine has."""

@@ -19,7 +19,9 @@ from services.cli.main import app
 from services.deployment import serve_config
 from services.edge.auth import key_hash
 from services.edge.metrics import Metrics, merged
+from services.model import ModelReplica
 from services.scaling import PAGE_IN, Scaling
+from tests.services.world import World
 
 DEPLOY = Path(__file__).parents[2] / "cluster" / "deploy"
 REDIS = {"url": "redis://127.0.0.1:6379/0"}
@@ -111,6 +113,17 @@ class TestScaling:
         assert scaling(cast(AutoscalingContext, context)) == (3, {})
         context.aggregated_metrics = None
         assert scaling(cast(AutoscalingContext, context)) == (2, {})
+
+    async def test_replicas_report_what_it_reads(self, world: World) -> None:
+        """Of the adapters that requests held since the last report, those that had to be paged in."""
+        replica = cast(ModelReplica, world.router.model)
+        await replica.record_autoscaling_stats()  # the world's own start
+        assert await replica.record_autoscaling_stats() == {PAGE_IN: 0.0}
+        await world.ask(model="inbox")
+        assert await replica.record_autoscaling_stats() == {PAGE_IN: 0.0}
+        world.cache.follow([])  # all are outdated: the next one pages its own in
+        await world.ask(model="inbox")
+        assert await replica.record_autoscaling_stats() == {PAGE_IN: 1.0}
 
     def test_serve_takes_it(self) -> None:
         settings = Settings.model_validate({"store": REDIS, "model": {"replicas": 2, "max_replicas": 5}})
