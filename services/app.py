@@ -27,6 +27,7 @@ from services.configuration import (
     sealing_config,
     watch_config,
 )
+from services.deployment import logging_config
 from services.directed import Directed
 from services.edge.metrics import Metrics, merged
 from services.engine.loading import load
@@ -50,18 +51,22 @@ _CPU = 0.01  # next to nothing, but a head that was started with --num-cpus=0 ha
 def build(settings: Settings) -> serve.Application:
     """The application. Raises what `check` raises."""
     check(settings)
-    server, model = settings.server, settings.model
+    server, model, logs = settings.server, settings.model, logging_config(settings)
     models = serve.deployment(
         name="Model",
         **_size(model),
+        logging_config=logs,
         max_ongoing_requests=server.max_ongoing,
         ray_actor_options={"num_cpus": _CPU, "num_gpus": model.gpus},
         request_router_config={"request_router_class": f"{Directed.__module__}.{Directed.__name__}"},
     )(ModelDeployment)
-    learner = serve.deployment(name="Learner", num_replicas=1, ray_actor_options={"num_cpus": _CPU})(LearnerDeployment)
+    learner = serve.deployment(
+        name="Learner", num_replicas=1, logging_config=logs, ray_actor_options={"num_cpus": _CPU}
+    )(LearnerDeployment)
     routers = serve.deployment(
         name="Router",
         num_replicas=server.routers,
+        logging_config=logs,
         max_ongoing_requests=server.max_ongoing,
         ray_actor_options={"num_cpus": _CPU},
     )(serve.ingress()(RouterDeployment))

@@ -251,7 +251,7 @@ class Router:
                 snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
 
         self.journal.keep(decision, written)
-        return Routed(call, decision, fresh=True, durable=False)
+        return Routed(call, decision, fresh=True, durable=False, encoded_at=encoded.report.replica)
 
     async def _decide(self, call: Call, encoded: Encoded) -> Routed:
         async with self.journal.patience():
@@ -339,7 +339,7 @@ class Router:
                 self._spawn(self.journal.end(_cancellation(routed.decision.id)))
             span.set_attributes({"pointsman.decision": routed.decision.id, "pointsman.first_token_ms": first_ms or 0.0})
             span.end()
-            log.info("answered", extra=_line(routed, ended, clock.ms))
+            log.info("%s by %s", routed.decision.id, routed.decision.arm, extra=_line(routed, ended, clock.ms))
 
     async def _generate(self, routed: Routed, adapters: Mapping[str, Adapter]) -> AsyncGenerator[Delta, None]:
         """The answer of the replica where it comes soonest; of another one if that is lost before it said anything."""

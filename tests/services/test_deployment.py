@@ -87,6 +87,13 @@ def test_print_writes_the_configuration() -> None:
     assert yaml.safe_load(done.output) == serve_config(Settings.model_validate({"store": REDIS}))
 
 
+def test_every_replica_logs_in_the_form_that_is_set() -> None:
+    made = _deployments(build(Settings.model_validate({"store": REDIS, "telemetry": {"log_format": "json"}})))
+    assert {each.name: each._deployment_config.logging_config["encoding"] for each in made} == dict.fromkeys(
+        ("Router", "Model", "Learner"), "JSON"
+    )
+
+
 class TestScaling:
     """Replicas follow the requests, and the requests that wait for adapters."""
 
