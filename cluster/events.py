@@ -244,12 +244,13 @@ class RouterActivated(Record):
 
 
 class ArmRemoved(Record):
-    """An arm serves no more: an operator took it out, or what it serves is absent."""
+    """An arm serves no more: an operator took it out, or what it serves is absent, for a `reason` or for good."""
 
     type: Literal["arm_removed"] = "arm_removed"
     time: float
     arm: str
     absent: bool = False
+    reason: str = ""
 
 
 class ArmFrozen(Record):

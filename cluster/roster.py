@@ -14,7 +14,8 @@ class ArmRecord(Record):
     """One arm. `serves` is what it turns on: `base`, an adapter, or a mixture template.
 
     state: active; frozen (keeps what it learned and serves who asks for it by name, but is routed to no more); removed
-    by an operator (not even that); absent (what it serves is not there; `frozen` remembers meanwhile that it was).
+    by an operator (not even that); absent (what it serves is not there; `frozen` remembers meanwhile that it was). An
+    absent arm with a `reason` is back when that no longer holds.
     `former` are its earlier names, oldest first: the trained router knows it by the first. `like` are the arms that it
     was expected to earn as when it was new.
     """
@@ -25,6 +26,12 @@ class ArmRecord(Record):
     former: list[str] = Field(default_factory=list)
     like: list[str] = Field(default_factory=list)
     frozen: bool = False
+    reason: str = ""
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it cannot serve for a reason that may pass."""
+        return self.state == "absent" and self.reason != ""
 
     @property
     def is_there(self) -> bool:
@@ -81,11 +88,11 @@ def _removed(roster: Roster, event: ArmRemoved) -> Changes:
     known = roster.get(event.arm)
     if known is None:
         raise UnknownArm(event.arm)
-    if not known.is_there:
+    if not known.is_there and (event.absent or not known.is_suspended):
         return {}
     state: State = "absent" if event.absent else "removed"
     frozen = event.absent and known.state == "frozen"
-    return {event.arm: known.model_copy(update={"state": state, "frozen": frozen})}
+    return {event.arm: known.model_copy(update={"state": state, "frozen": frozen, "reason": event.reason})}
 
 
 def _renamed(roster: Roster, event: ArmRenamed) -> Changes:

@@ -9,6 +9,7 @@ import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from ray.serve.request_router import RequestRouter
 
 from cluster.settings import PLANNED, ModelSettings, Settings
 from policies.caching.epochs import Planner
@@ -48,8 +49,8 @@ from services.switching import Routers
 _CPU = 0.01  # next to nothing, but a head that was started with --num-cpus=0 has less: no replica is placed there
 
 
-def build(settings: Settings) -> serve.Application:
-    """The application. Raises what `check` raises."""
+def build(settings: Settings, request_router: type[RequestRouter] = Directed) -> serve.Application:
+    """The application; `request_router` sends requests to Model replicas. Raises what `check` raises."""
     check(settings)
     server, model, logs = settings.server, settings.model, logging_config(settings)
     models = serve.deployment(
@@ -58,7 +59,7 @@ def build(settings: Settings) -> serve.Application:
         logging_config=logs,
         max_ongoing_requests=server.max_ongoing,
         ray_actor_options={"num_cpus": _CPU, "num_gpus": model.gpus},
-        request_router_config={"request_router_class": f"{Directed.__module__}.{Directed.__name__}"},
+        request_router_config={"request_router_class": f"{request_router.__module__}.{request_router.__name__}"},
     )(ModelDeployment)
     learner = serve.deployment(
         name="Learner", num_replicas=1, logging_config=logs, ray_actor_options={"num_cpus": _CPU}

@@ -40,6 +40,15 @@ class Arms:
         return tuple(self._records)
 
     @property
+    def suspended(self) -> dict[str, str]:
+        """Arms of adapters whose files are gone, and why."""
+        return self._suspended
+
+    def can_serve(self, gates: Collection[str]) -> bool:
+        """Whether adapters are there, and not suspended."""
+        return all(name in self.registry and name not in self._lost for name in gates)
+
+    @property
     def routed(self) -> tuple[str, ...]:
         """Arms that the router chooses among."""
         return self._routed
@@ -111,6 +120,9 @@ class Arms:
         there = [(names[name], arm) for name, arm in roster.items() if arm.is_there and arm.serves in order]
         self._records = dict(sorted(there, key=lambda known: (order[known[1].serves], known[0])))
         self._routed = tuple(name for name, arm in self._records.items() if arm.state == "active")
+        gone = {names[name]: arm for name, arm in roster.items() if arm.is_suspended and arm.serves in order}
+        self._suspended = {name: arm.reason for name, arm in gone.items()}
+        self._lost = {arm.serves for arm in gone.values()}
         called = [(old, names[name]) for name, arm in roster.items() for old in (*arm.former, name)]
         self._current = {old: name for old, name in called if old != name}
 
@@ -136,11 +148,18 @@ async def announce(store: Store, serves: str, fingerprint: str | None, now: floa
 
 
 async def register(store: Store, registry: Registry, now: float | None = None) -> list[str]:
-    """Bring the roster in line with what is on disk; what could not be registered, and why."""
-    now, problems = now or time.time(), []
+    """Bring the roster in line with what is on disk; what could not be registered, and why.
+
+    What is suspended stays so, unless it has another content now.
+    """
+    now, problems, roster = now or time.time(), [], await store.roster()
+    suspended = {(record.serves, record.adapter_hash) for record in roster.values() if record.is_suspended}
     for name in registry.arms:
+        fingerprint = registry[name].fingerprint if name in registry else None
+        if (name, fingerprint) in suspended:
+            continue
         try:
-            await announce(store, name, registry[name].fingerprint if name in registry else None, now)
+            await announce(store, name, fingerprint, now)
         except ArmRefused as error:
             problems.append(f"{name} is no arm: {error}")
     for arm, record in (await store.roster()).items():

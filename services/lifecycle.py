@@ -62,7 +62,7 @@ class Lifecycle:
         """No new request is served by it, nor by its arms, whose evidence stays. Raises UnknownAdapter."""
         record = await self._store.change_adapter(name, lambda before: there(name, before, removed=True))
         now, roster = time.time(), await self._store.roster()
-        for arm in [arm for arm, known in roster.items() if known.serves == name and known.is_there]:
+        for arm in [arm for arm, known in roster.items() if known.serves == name]:
             await self._store.change_arm(ArmRemoved(time=now, arm=arm))
         return adapter_of(name, record)
 

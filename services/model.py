@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from services.adapters.cache import AdapterCache
 from services.adapters.cache_view import CacheView
 from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
-from services.adapters.shelf import Adapter, Shelf
+from services.adapters.shelf import Adapter, Shelf, other_content
 from services.engine.base import Delta, Engine, InvalidPrompt, Prompt, Sampling
 from services.replicas import Encoded, Meter, ReplicaLost, Report
 
@@ -36,16 +36,22 @@ class Model(Protocol):
         adapters: Mapping[str, Adapter],
         at: str = "",
     ) -> AsyncGenerator[Delta, None]:
-        """The answer under gates of `adapters`, by the replica `at`, or any. Raises AdapterUnavailable, ReplicaLost."""
+        """The answer under gates of `adapters`, by the replica `at`, or any.
+
+        Raises AdapterUnavailable, AdapterLost for one whose files are gone, ReplicaLost.
+        """
 
     async def look(self) -> list[Report]:
-        """What every replica says of itself."""
+        """What every replica says of itself that is there."""
 
-    async def load(self, name: str, source: str) -> Adapter:
-        """The adapter at a source, read and found to fit on every replica. Raises InvalidAdapter."""
+    async def load(self, name: str, source: str, fingerprint: str = "") -> Adapter:
+        """The adapter at a source, read and found to fit on every replica, with that content hash if one is named.
+
+        Raises InvalidAdapter.
+        """
 
     async def caches(self) -> list[CacheView]:
-        """The cache of every replica."""
+        """The cache of every replica that is there."""
 
 
 class ModelReplica:
@@ -106,8 +112,10 @@ class ModelReplica:
             page_in_ms=self._cache.page_in_ms,
         )
 
-    async def load(self, name: str, source: str) -> Adapter:
+    async def load(self, name: str, source: str, fingerprint: str = "") -> Adapter:
         adapter = await asyncio.to_thread(self._shelf.describe, name, source)
+        if fingerprint and adapter.fingerprint != fingerprint:
+            raise other_content(adapter.source, adapter.fingerprint, fingerprint)
         await self._cache.load(adapter)
         return adapter
 
@@ -168,15 +176,12 @@ class RemoteModel:
             raise ReplicaLost(f"replica {at!r} is gone: {type(error).__name__}") from error
 
     async def look(self) -> list[Report]:
-        try:
-            reports: list[list[Report]] = await self._handle.broadcast("look").results_async()
-        except RayActorError as error:
-            raise ReplicaLost(f"a replica is gone: {type(error).__name__}") from error
+        reports: list[list[Report]] = await self._of_all("look")
         return [report for each in reports for report in each]
 
-    async def load(self, name: str, source: str) -> Adapter:
+    async def load(self, name: str, source: str, fingerprint: str = "") -> Adapter:
         try:
-            adapters: list[Adapter] = await self._handle.broadcast("load", name, source).results_async()
+            adapters: list[Adapter] = await self._handle.broadcast("load", name, source, fingerprint).results_async()
         except InvalidAdapter as error:
             raise _bare(error) from None
         found = sorted({adapter.fingerprint for adapter in adapters})
@@ -185,7 +190,14 @@ class RemoteModel:
         return adapters[0]
 
     async def caches(self) -> list[CacheView]:
-        return cast(list[CacheView], await self._handle.broadcast("cache").results_async())
+        return await self._of_all("cache")
+
+    async def _of_all(self, method: str) -> list[Any]:
+        """What all replicas answer but those that are gone: Serve may not have noticed yet."""
+        answers = await self._handle.broadcast(method).results_async(return_exceptions=True)
+        if errors := [each for each in answers if isinstance(each, Exception) and not isinstance(each, RayActorError)]:
+            raise errors[0]
+        return [answer for answer in answers if not isinstance(answer, Exception)]
 
 
 def _bare(error: E) -> E:

@@ -18,7 +18,7 @@ from cluster.settings import RouterSettings, Settings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
 from services import custom, episodes
-from services.adapters.metadata import AdapterUnavailable
+from services.adapters.metadata import AdapterLost, AdapterUnavailable
 from services.adapters.shelf import Adapter
 from services.arms import Arms
 from services.configuration import policy_config
@@ -29,6 +29,7 @@ from services.journal import Journal
 from services.model import Model
 from services.modes import Serving
 from services.offers import Offer, offers
+from services.outages import Outages
 from services.placement import Placement
 from services.reasons import arm_scores, best, tuning
 from services.replicas import Encoded, ReplicaLost
@@ -38,6 +39,7 @@ from services.switching import Decider, Routers
 
 log = logging.getLogger(__name__)
 _TRIES = 3
+_AGAIN_S = 5.0  # between two looks at an adapter's files that are gone
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,14 @@ class Router:
         self.journal = journal
         self.contexts, self.modes, self.snapshots = routers.make(routers.configured)
         self.placement = Placement(settings.page_in_ms, settings.look_s)
+        self.outages = Outages(store, model, _AGAIN_S)
+        self.resent = 0
+        """How often a request was sent to another replica, as its own was lost."""
         self._background: set[asyncio.Task[Any]] = set()
         self._following: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._mending: asyncio.Task[None] | None = None
 
     @property
     def policy(self) -> Policy:
@@ -138,11 +144,12 @@ class Router:
         self._following = asyncio.create_task(self._follow())
         self._writing = asyncio.create_task(self.journal.run())
         self._looking = asyncio.create_task(self._look())
+        self._mending = asyncio.create_task(self.outages.run())
         return self
 
     async def __aexit__(self, *error: object) -> None:
         """Stop following, and wait for what is still being written."""
-        for task in (self._following, self._writing, self._looking):
+        for task in (self._following, self._writing, self._looking, self._mending):
             while task and not task.done():
                 task.cancel()  # more than once: on Python 3.11 the Redis client can swallow one
                 await asyncio.wait([task], timeout=0.1)
@@ -180,17 +187,21 @@ class Router:
 
     def check(self) -> None:
         """Raise what ended the following of Learner and replicas or the writing of what was kept, if one has ended."""
-        for task in (self._following, self._writing, self._looking):
+        for task in (self._following, self._writing, self._looking, self._mending):
             if task and task.done():
                 task.result()
 
     async def route(self, call: Call) -> Routed:
         """Encode, decide, and make the decision durable. A retry gets the decision of its first attempt.
 
+        Unless what was chosen then can no longer serve.
+
         While the store is away decisions are taken on the last snapshot and kept by the journal. Raises Full.
         """
         if call.is_retry and call.request_key and (earlier := await self._earlier(call.request_key)):
-            return Routed(call, earlier, fresh=False)
+            if self.arms.can_serve(earlier.gates):
+                return Routed(call, earlier, fresh=False)
+            call = replace(call, is_retry=False)  # it was cancelled: the adapter is gone
         with tracer.start_as_current_span("encode"):
             encoded = await self._encode(call.prompt)
         while True:
@@ -217,6 +228,7 @@ class Router:
                 self.placement.lost(at)
                 if not tries_left:
                     raise
+                self.resent += 1
             else:
                 self.placement.heard(encoded.report)
                 return encoded
@@ -342,7 +354,10 @@ class Router:
             log.info("%s by %s", routed.decision.id, routed.decision.arm, extra=_line(routed, ended, clock.ms))
 
     async def _generate(self, routed: Routed, adapters: Mapping[str, Adapter]) -> AsyncGenerator[Delta, None]:
-        """The answer of the replica where it comes soonest; of another one if that is lost before it said anything."""
+        """The answer of the replica where it comes soonest; of another one if that is lost before it said anything.
+
+        Likewise where files are gone that another replica may have; what none can load is suspended.
+        """
         call, needed, lost = routed.call, [adapter.fingerprint for adapter in adapters.values()], list[str]()
         while True:
             at = self.placement.places({"": needed}, routed.encoded_at, besides=lost)[""].replica
@@ -360,6 +375,20 @@ class Router:
                 lost.append(at)
                 if said or len(lost) == _TRIES:
                     raise
+                self.resent += 1
+            except AdapterLost as error:
+                lost.append(at)
+                if set(self.placement.replicas) <= set(lost) or len(lost) == _TRIES:
+                    await self._suspend(error)
+                    raise
+                self.resent += 1
+
+    async def _suspend(self, lost: AdapterLost) -> None:
+        try:
+            await self.outages.suspend(lost)
+            await self.snapshots.refresh()
+        except UNAVAILABLE as error:
+            log.warning("the arms of %r could not be suspended, the store is away: %s", lost.adapter, error)
 
     def _decision(self, id_: str, call: Call, considered: Considered) -> Decision:
         choice, offer, context, encoded, step, policy, mode = considered

@@ -17,7 +17,7 @@ from policies.caching import ResidencyPolicy
 from services.adapters.cache_view import CacheView, Counts, Quantiles, view_of
 from services.adapters.files import Content
 from services.adapters.host import HostTier
-from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
+from services.adapters.metadata import AdapterLost, AdapterUnavailable, InvalidAdapter
 from services.adapters.page_table import PageTable
 from services.adapters.shelf import Adapter
 from services.adapters.tiers import B, DeviceTier
@@ -65,7 +65,7 @@ class AdapterCache(Generic[B]):
         self._queue: list[_Ticket] = []  # in order of arrival
         self._loading: list[_Ticket] = []
         self._held: Counter[str] = Counter()
-        self._broken: set[str] = set()  # what could not be fetched ahead
+        self._broken: dict[str, str] = {}  # what could not be fetched, and why; only who asks for it has it tried again
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._disk = ThreadPoolExecutor(1, "adapter-disk")
         self._copies = ThreadPoolExecutor(1, "adapter-copy")
@@ -89,7 +89,8 @@ class AdapterCache(Generic[B]):
     async def pin(self, adapters: Iterable[Adapter]) -> AsyncIterator[None]:
         """Hold adapters on the device, all at once; waits until they are there.
 
-        Raises AdapterUnavailable for one that cannot be loaded, ValueError for more than the device has room for.
+        Raises AdapterUnavailable for one that cannot be loaded, AdapterLost if that is for its files; ValueError for
+        more than the device has room for.
         """
         ticket = self._ticket(adapters)
         try:
@@ -111,6 +112,7 @@ class AdapterCache(Generic[B]):
         key = adapter.fingerprint
         if key not in self._host and key not in self._table:
             self._host.put(key, await self._in(self._disk, self._fetch, adapter))
+        self._broken.pop(key, None)
         self._adapters[key] = adapter
 
     def follow(self, current: Collection[Adapter], kept: Collection[str] = (), target: Sequence[str] = ()) -> None:
@@ -121,6 +123,7 @@ class AdapterCache(Generic[B]):
         self._current = frozenset(adapter.fingerprint for adapter in current)
         self._adapters |= {adapter.fingerprint: adapter for adapter in current}
         self._host.keep_only(self._current)
+        self._broken = {key: why for key, why in self._broken.items() if key in self._current}
         self._table.kept = frozenset(kept) & self._current
         self._table.policy.plan([key for key in target if key in self._current])
         self._left(self._table.outdate([key for key in self._table if key not in (self._current or ())]))
@@ -139,7 +142,8 @@ class AdapterCache(Generic[B]):
 
     def view(self) -> CacheView:
         """What is where, and what has happened so far."""
-        return view_of(self._table, self._host, self._adapters, self._counts, len(self._queue) + len(self._loading))
+        waiting = len(self._queue) + len(self._loading)
+        return view_of(self._table, self._host, self._adapters, self._counts, waiting, self._broken)
 
     def check_integrity(self) -> None:
         """RuntimeError if the books do not agree with each other and with the requests that hold something."""
@@ -258,6 +262,7 @@ class AdapterCache(Generic[B]):
         if not self._table.arrived(key, ms):
             self._device.page_out(key)
             return
+        self._broken.pop(key, None)
         self._counts.paged_in(ms)
         for ticket in [ticket for ticket in self._loading if key in ticket.waits]:
             ticket.waits.discard(key)
@@ -267,12 +272,15 @@ class AdapterCache(Generic[B]):
 
     def _failed(self, key: str, error: Exception) -> None:
         self._table.drop(key, "failed")
-        self._broken.add(key)
+        self._broken[key] = str(error)
         del self._held[key]
+        name = self._adapters[key].name
+        said = f"adapter {name!r} cannot be loaded: {error}"
+        lost = isinstance(error, InvalidAdapter | OSError)
         for ticket in [ticket for ticket in self._loading if key in ticket.held]:
             ticket.held.discard(key)
             self._loading.remove(ticket)
-            _fail(ticket, AdapterUnavailable(f"adapter {self._adapters[key].name!r} cannot be loaded: {error}"))
+            _fail(ticket, AdapterLost(said, name) if lost else AdapterUnavailable(said))
 
     def _left(self, keys: Iterable[str]) -> None:
         for key in keys:

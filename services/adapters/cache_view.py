@@ -81,11 +81,17 @@ class CacheView:
     evictions: Mapping[str, int]  # by reason
     policy: str
     plan: tuple[str, ...]  # names, most wanted first
+    broken: Mapping[str, str]  # what could not be loaded, by name, and why
     replica: str = ""
 
 
 def view_of(
-    table: PageTable, host: HostTier[Any], adapters: Mapping[str, Adapter], counts: Counts, waiting: int
+    table: PageTable,
+    host: HostTier[Any],
+    adapters: Mapping[str, Adapter],
+    counts: Counts,
+    waiting: int,
+    broken: Mapping[str, str],
 ) -> CacheView:
     """The view of one moment."""
 
@@ -113,4 +119,5 @@ def view_of(
         evictions=dict[str, int](table.evictions.items()),
         policy=table.policy.name,
         plan=tuple(map(name, table.policy.target)),
+        broken={name(key): why for key, why in broken.items()},
     )

@@ -18,6 +18,17 @@ class AdapterUnavailable(RuntimeError):
     """An adapter that is known but cannot be loaded now; the message says why."""
 
 
+class AdapterLost(AdapterUnavailable):
+    """Its files are gone, or are not what was registered. Survives a process boundary with the adapter's name."""
+
+    def __init__(self, message: str, adapter: str) -> None:
+        super().__init__(message)
+        self.adapter = adapter
+
+    def __reduce__(self) -> tuple[type["AdapterLost"], tuple[str, str]]:
+        return AdapterLost, (str(self), self.adapter)
+
+
 def coordinates(directory: Path) -> dict[str, str]:
     """The coordinate convention of every adapter that names one: `{"ui-tars": {"coordinates": "absolute"}}`.
 

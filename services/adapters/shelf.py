@@ -65,10 +65,7 @@ class Shelf:
         path, _ = self._find(adapter.source)
         content = files.read(path)
         if content.fingerprint != adapter.fingerprint:
-            raise InvalidAdapter(
-                f"{path}: content hash {content.fingerprint}, expected {adapter.fingerprint}: the files were "
-                "replaced, `pointsman adapters update` takes them"
-            )
+            raise other_content(path, content.fingerprint, adapter.fingerprint)
         return content
 
     def inspect(self, adapter: Adapter) -> files.AdapterFiles:
@@ -115,3 +112,9 @@ class Shelf:
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise InvalidAdapter(f"source: {source!r} cannot be fetched: {said[0]}") from None
         return found, f"{repository}@{found.name}"
+
+
+def other_content(source: Path | str, found: str, expected: str) -> InvalidAdapter:
+    """What is said of files that are not those of a known version."""
+    replaced = "the files were replaced, `pointsman adapters update` takes them"
+    return InvalidAdapter(f"{source}: content hash {found}, expected {expected}: {replaced}")

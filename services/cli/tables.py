@@ -167,10 +167,11 @@ def decisions(views: list[dict[str, Any]]) -> Table:
 
 def arms(records: dict[str, dict[str, Any]]) -> Table:
     """The records of `GET /v1/arms`."""
-    table = _table(None, "arm", "state", "serves", "fingerprint", "earlier names")
+    table = _table(None, "arm", "state", "serves", "fingerprint", "earlier names", "why")
     for arm, record in records.items():
         names = ", ".join(record["former"]) or "–"
-        table.add_row(arm, record["state"], record["serves"], record["adapter_hash"] or "–", names)
+        why = escape(record["reason"])
+        table.add_row(arm, record["state"], record["serves"], record["adapter_hash"] or "–", names, why)
     return table
 
 

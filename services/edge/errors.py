@@ -72,30 +72,10 @@ def answer_errors(app: FastAPI) -> None:
 
         return handle
 
-    def invalid_prompt(error: InvalidPrompt) -> ApiError:
-        return ApiError(400, str(error), param="messages", code="invalid_value")
-
-    def other_coordinates(error: OtherCoordinates) -> ApiError:
-        return ApiError(409, f"episode_id: {error}", param="episode_id", code="other_coordinates")
-
-    def invalid_adapter(error: InvalidAdapter) -> ApiError:
-        return ApiError(400, str(error), param="name", code="invalid_adapter")
-
-    def adapter_unavailable(error: AdapterUnavailable) -> ApiError:
-        return ApiError(503, str(error), param="model", code="adapter_unavailable")
-
-    def replica_lost(error: ReplicaLost) -> ApiError:
-        return ApiError(503, f"{error}: try again", code="replica_lost", retry_after_s=1)
-
-    def no_arm(error: NoArm) -> ApiError:
-        return ApiError(409, f"model: {error}", param="model", code="no_arm")
-
-    def unavailable(error: Exception) -> ApiError:
-        what = str(error) if isinstance(error, Full) else "the store is away, nothing was lost: try again"
-        return ApiError(503, what, code="store_away", retry_after_s=1)
-
-    def damaged(error: Damaged) -> ApiError:
-        return ApiError(503, f"the archive: {error}", code="archive_damaged", retry_after_s=60)
+    def told(error: Exception) -> ApiError:
+        known = known_error(error)
+        assert known
+        return known
 
     def http_error(error: HTTPException) -> ApiError:
         return error if isinstance(error, ApiError) else ApiError(error.status_code, str(error.detail))
@@ -108,17 +88,38 @@ def answer_errors(app: FastAPI) -> None:
         return respond(_validation_error(request, error))
 
     app.exception_handler(RequestValidationError)(validation_error)
-    app.exception_handler(InvalidPrompt)(handler(invalid_prompt))
-    app.exception_handler(NoArm)(handler(no_arm))
-    app.exception_handler(OtherCoordinates)(handler(other_coordinates))
-    app.exception_handler(InvalidAdapter)(handler(invalid_adapter))
-    app.exception_handler(Damaged)(handler(damaged))
-    app.exception_handler(AdapterUnavailable)(handler(adapter_unavailable))
-    app.exception_handler(ReplicaLost)(handler(replica_lost))
+    for kind in _KNOWN:
+        app.exception_handler(kind)(handler(told))
     app.exception_handler(HTTPException)(handler(http_error))
     app.exception_handler(Exception)(handler(failure))
-    for kind in UNAVAILABLE:
-        app.exception_handler(kind)(handler(unavailable))
+
+
+_KNOWN = (
+    InvalidPrompt, NoArm, OtherCoordinates, InvalidAdapter, AdapterUnavailable, ReplicaLost, Damaged, *UNAVAILABLE
+)  # fmt: skip
+
+
+def known_error(error: Exception) -> ApiError | None:
+    """What a client is told of an error that the service knows of; None for any other."""
+    match error:
+        case InvalidPrompt():
+            return ApiError(400, str(error), param="messages", code="invalid_value")
+        case NoArm():
+            return ApiError(409, f"model: {error}", param="model", code="no_arm")
+        case OtherCoordinates():
+            return ApiError(409, f"episode_id: {error}", param="episode_id", code="other_coordinates")
+        case InvalidAdapter():
+            return ApiError(400, str(error), param="name", code="invalid_adapter")
+        case AdapterUnavailable():
+            return ApiError(503, str(error), param="model", code="adapter_unavailable", retry_after_s=1)
+        case ReplicaLost():
+            return ApiError(503, f"{error}: try again", code="replica_lost", retry_after_s=1)
+        case Damaged():
+            return ApiError(503, f"the archive: {error}", code="archive_damaged", retry_after_s=60)
+        case _ if isinstance(error, UNAVAILABLE):
+            what = str(error) if isinstance(error, Full) else "the store is away, nothing was lost: try again"
+            return ApiError(503, what, code="store_away", retry_after_s=1)
+    return None
 
 
 def _validation_error(request: Request, error: RequestValidationError) -> ApiError:

@@ -23,6 +23,9 @@ class Metrics:
             "pointsman_request_seconds", "Seconds to the response.", ("route",), buckets=_SECONDS, registry=self._all
         )
         self.decisions = Counter("pointsman_decisions", "Decisions.", ("arm", "explored"), registry=self._all)
+        self.resent = Counter(
+            "pointsman_resent", "Requests sent to another replica, as theirs was lost.", registry=self._all
+        )
         self.feedback = Counter("pointsman_feedback", "Feedback items.", ("status",), registry=self._all)
         self.coverage = Gauge(
             "pointsman_feedback_coverage", "Share of finished decisions with an outcome.", ("arm",), registry=self._all
@@ -58,6 +61,7 @@ class Metrics:
             "pointsman_deferred_events", "Events on sealed decisions that cannot be read.", registry=self._all
         )
         self.guard_alarm = Gauge("pointsman_guard_alarm", "1 since the guard's alarm.", registry=self._all)
+        self._resent = 0
 
     def arms(self, arms: Mapping[str, ArmStatistics]) -> None:
         """Show how each arm does, and how much of its feedback comes, and when; arms that are gone are not shown."""
@@ -74,6 +78,11 @@ class Metrics:
             for name, seconds in (("0.5", known.delay_median_s), ("0.9", known.delay_p90_s)):
                 if seconds is not None:
                     self.delay.labels(arm, name).set(seconds)
+
+    def sent_again(self, total: int) -> None:
+        """Show how many requests have been sent to another replica since the start."""
+        self.resent.inc(total - self._resent)
+        self._resent = total
 
     def guard(self, found: GuardView | None) -> None:
         """Show what the guard has found."""

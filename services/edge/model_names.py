@@ -37,6 +37,8 @@ class ModelNames:
         if model == AUTO:
             return self._restricted(arms) if arms else self._arms.routed
         pinned = self._pinned(model)
+        if pinned is None and (why := self._arms.suspended.get(model.removeprefix(f"{self._base}:"))):
+            raise ApiError(503, f"model: {model!r}: {why}", param="model", code="adapter_unavailable", retry_after_s=5)
         if pinned is None:
             raise ApiError(
                 404,

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from services.edge.errors import ApiError
+from services.edge.errors import ApiError, known_error
 from services.engine.base import Delta, Sampling, TokenLogprob
 from services.router import Routed
 
@@ -98,10 +98,10 @@ async def events(
                 yield chunk(delta.choice, {}, finish=delta.finish_reason, **extra)
         if usage:
             yield _event({**envelope, "choices": [], "usage": _usage(ended)})
-    except Exception:
+    except Exception as error:
         log.exception("the answer of decision %s failed", routed.decision.id)
         message = "the answer could not be finished, the log of the service says why"
-        yield _event(ApiError(500, message, code="generation_failed").body)
+        yield _event((known_error(error) or ApiError(500, message, code="generation_failed")).body)
         return
     yield b"data: [DONE]\n\n"
 

@@ -73,6 +73,7 @@ async def exposition(router: Router, metrics: Metrics) -> bytes:
         away = True
     metrics.store_away.set(away)
     metrics.kept.set(router.journal.size)
+    metrics.sent_again(router.resent)
     metrics.version.set(router.snapshots.version)
     posterior = router.snapshots.posterior
     metrics.arms({arm: posterior.statistics(arm) for arm in posterior.arms})

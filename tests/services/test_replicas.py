@@ -51,8 +51,8 @@ class Pair:
     async def look(self) -> list[Report]:
         return [(await self.replicas[name].look())[0] for name in self.engines if name not in self.lost]
 
-    async def load(self, name: str, source: str) -> Adapter:
-        loaded = [await replica.load(name, source) for replica in self.replicas.values()]
+    async def load(self, name: str, source: str, fingerprint: str = "") -> Adapter:
+        loaded = [await replica.load(name, source, fingerprint) for replica in self.replicas.values()]
         return loaded[0]
 
     async def caches(self) -> list[CacheView]:
@@ -131,6 +131,7 @@ async def test_a_request_whose_replica_is_lost_before_it_said_anything_goes_to_a
     answer = await world.ask("hello again", model="claims")
     assert await served(world, answer["id"]) != home
     assert home not in world.router.placement.replicas
+    assert "pointsman_resent_total 1.0" in (await world.http.get("/metrics")).text
 
 
 async def test_an_answer_that_had_begun_is_cancelled_and_nothing_else(world: World, pair: Pair) -> None:
@@ -145,6 +146,7 @@ async def test_an_answer_that_had_begun_is_cancelled_and_nothing_else(world: Wor
     view = await world.get(f"/v1/decisions/{decision_id}")
     assert bool(view["cancellation"]) != bool(view["completion"])
     assert ("[DONE]" in text) == bool(view["completion"])
+    assert ('"code": "replica_lost"' in text) == bool(view["cancellation"])
     assert await served(world, (await world.ask("hello", model="claims"))["id"]) == other
 
 

@@ -14,7 +14,7 @@ from policies import caching
 from services.adapters import files
 from services.adapters.cache import AdapterCache
 from services.adapters.files import AdapterFiles, Content
-from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
+from services.adapters.metadata import AdapterLost, AdapterUnavailable, InvalidAdapter
 from services.adapters.shelf import Adapter
 from services.adapters.shelf import Shelf as RealShelf
 from tests.services.world import write_adapter
@@ -290,12 +290,14 @@ async def test_what_cannot_be_read_fails_those_who_need_it_and_nobody_else(
     shelf.broken = {"b"}
     running = await Request(cache, A).start()
     results = await asyncio.gather(serve(cache, B), serve(cache, A, B), serve(cache, A), return_exceptions=True)
-    assert [type(result) for result in results] == [AdapterUnavailable, AdapterUnavailable, type(None)]
+    assert [type(result) for result in results] == [AdapterLost, AdapterLost, type(None)]
     assert "adapter 'b' cannot be loaded: b is broken" in str(results[0])
     cache.check_integrity()
     assert cache.view().free == 5
+    assert cache.view().broken == {"b": "b is broken"}
     shelf.broken = set()
     await serve(cache, B)
+    assert cache.view().broken == {}
     await running.end()
 
 

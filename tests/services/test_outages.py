@@ -1,0 +1,200 @@
+"""An adapter whose files vanish, or are replaced behind our back, while requests come."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.adapters.metadata import InvalidAdapter
+from services.adapters.registry import Registry
+from services.outages import Outages
+from tests.services.conftest import MakeWorld
+from tests.services.test_replicas import Pair
+from tests.services.world import World, chat, end, eventually, write_adapter, write_adapters
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """Adapters that may vanish."""
+    return write_adapters(tmp_path / "adapters")
+
+
+@pytest.fixture
+async def world(make_world: MakeWorld, shelf: Path) -> World:
+    made: World = await make_world(model={"name": "qwen", "adapters": shelf})
+    return made
+
+
+def lose(world: World, shelf: Path) -> Path:
+    """Take the inbox's files away, and all but the calendar from device and host; where the files are now."""
+    world.leave_resident("calendar")
+    return Path(shutil.move(shelf / "inbox", shelf.parent / "kept"))
+
+
+async def record(world: World, arm: str = "inbox") -> Any:
+    return (await world.get("/v1/arms"))[arm]
+
+
+async def broken(world: World) -> dict[str, str]:
+    found: dict[str, str] = (await world.get("/v1/cache"))[0]["broken"]
+    return found
+
+
+async def test_what_is_resident_or_on_the_host_needs_no_files(world: World, shelf: Path) -> None:
+    shutil.rmtree(shelf / "inbox")
+    assert (await world.ask("open the inbox"))["routing"]["arm"] == "inbox"
+    assert (await record(world))["state"] == "active"
+
+
+async def test_the_first_request_is_told_and_the_arm_is_suspended(world: World, shelf: Path) -> None:
+    lose(world, shelf)
+    refused = await world.post(CHAT, chat("open the inbox"))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "adapter_unavailable")
+    assert refused.headers["retry-after"] == "1"
+    reason = f"adapter 'inbox' cannot be loaded: source: {shelf / 'inbox'} is not a directory"
+    assert refused.json()["error"]["message"] == reason
+    found = await record(world)
+    assert (found["state"], found["reason"]) == ("absent", reason)
+    assert await broken(world) == {"inbox": reason.partition("loaded: ")[2]}
+    kinds = [event.type for event in await world.events()]
+    assert kinds[-3:] == ["decision", "arm_removed", "cancellation"]
+
+
+async def test_others_serve_meanwhile(world: World, shelf: Path) -> None:
+    lose(world, shelf)
+    await world.post(CHAT, chat("open the inbox"))
+    assert (await world.ask("open the inbox"))["routing"]["arm"] != "inbox"
+    refused = await world.post(CHAT, chat("open the inbox", model="qwen:inbox"))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "adapter_unavailable")
+    assert "model: 'qwen:inbox': adapter 'inbox' cannot be loaded" in refused.json()["error"]["message"]
+    assert "inbox" not in [model["id"] for model in (await world.get("/v1/models"))["data"]]
+
+
+async def test_a_retry_is_served_by_another_arm(world: World, shelf: Path) -> None:
+    """As the OpenAI client does by itself after a 503."""
+    lose(world, shelf)
+    first = await world.post(CHAT, chat("open the inbox"), x_stainless_retry_count="0")
+    again = await world.post(CHAT, chat("open the inbox"), x_stainless_retry_count="1")
+    assert (first.status_code, again.status_code) == (503, 200)
+    assert again.json()["routing"]["arm"] != "inbox"
+    once_more = await world.post(CHAT, chat("open the inbox"), x_stainless_retry_count="2")
+    assert once_more.json()["id"] == again.json()["id"]
+
+
+async def test_a_stream_is_told_why(world: World, shelf: Path) -> None:
+    lose(world, shelf)
+    text = (await world.post(CHAT, chat("open the inbox", stream=True))).text
+    assert '"code": "adapter_unavailable"' in text
+    assert "[DONE]" not in text
+
+
+async def test_when_the_files_are_back_the_arm_is_with_what_it_learned(world: World, shelf: Path) -> None:
+    answer = await world.ask("open the inbox")
+    await world.say({"decision_id": answer["id"], "reward": 1.0})
+    learned = await world.arm("inbox")
+    kept = lose(world, shelf)
+    await world.post(CHAT, chat("open the inbox"))
+    assert await world.router.outages.step() == []
+    shutil.move(kept, shelf / "inbox")
+    assert await world.router.outages.step() == ["inbox"]
+    assert await broken(world) == {}
+    after = await world.arm("inbox")
+    assert (after["state"], after["matured"], after["prior_trust"]) == ("active", learned["matured"], 1.0)
+    assert (await world.ask("open the inbox"))["routing"]["arm"] == "inbox"
+    assert (await record(world))["reason"] == ""
+
+
+async def test_it_is_looked_for_by_itself(world: World, shelf: Path) -> None:
+    kept = lose(world, shelf)
+    await world.post(CHAT, chat("open the inbox"))
+    looking = asyncio.create_task(Outages(world.store, world.router.model, 0.05).run())
+    await asyncio.sleep(0.2)
+    assert (await record(world))["state"] == "absent"
+    shutil.move(kept, shelf / "inbox")
+
+    async def serves() -> bool:
+        return bool((await record(world))["state"] == "active")
+
+    await eventually(serves)
+    await end(looking)
+
+
+async def test_other_content_is_not_taken_for_it(world: World, shelf: Path) -> None:
+    world.leave_resident("calendar")
+    write_adapter(shelf, "inbox", weight=99.0)
+    refused = await world.post(CHAT, chat("open the inbox"))
+    assert "`pointsman adapters update` takes them" in refused.json()["error"]["message"]
+    assert await world.router.outages.step() == []
+    assert (await record(world))["state"] == "absent"
+    assert (await world.http.patch("/v1/adapters/inbox", json={})).status_code == 200
+    await world.fold()
+    assert (await record(world))["state"] == "active"
+    assert (await world.ask("open the inbox", model="inbox"))["routing"]["arm"] == "inbox"
+
+
+async def test_a_frozen_arm_comes_back_frozen(world: World, shelf: Path) -> None:
+    await world.post("/v1/bandit/arms/inbox/freeze", {})
+    await world.fold()
+    kept = lose(world, shelf)
+    assert (await world.post(CHAT, chat("hello", model="inbox"))).status_code == 503
+    shutil.move(kept, shelf / "inbox")
+    await world.router.outages.step()
+    assert (await record(world))["state"] == "frozen"
+
+
+@pytest.mark.parametrize("path", ["/v1/adapters/inbox", "/v1/bandit/arms/inbox/remove"])
+async def test_what_an_operator_removes_meanwhile_stays_away(world: World, shelf: Path, path: str) -> None:
+    kept = lose(world, shelf)
+    await world.post(CHAT, chat("open the inbox"))
+    method = "POST" if path.endswith("remove") else "DELETE"
+    assert (await world.http.request(method, path)).status_code == 200
+    shutil.move(kept, shelf / "inbox")
+    assert await world.router.outages.step() == []
+    assert (await record(world))["state"] == "removed"
+
+
+async def test_a_learner_that_starts_meanwhile_leaves_it_suspended(world: World, shelf: Path) -> None:
+    registry = Registry(shelf)
+    lose(world, shelf)
+    await world.post(CHAT, chat("open the inbox"))
+    await world.learner.start(registry)
+    assert (await record(world))["state"] == "absent"
+
+
+async def test_mixtures_do_without_it(make_world: MakeWorld, shelf: Path) -> None:
+    mixes = {"policy": "fixed", "fixed_arm": "soft", "mixtures": ("soft",)}
+    world = await make_world(model={"name": "qwen", "adapters": shelf}, router=mixes)
+    assert "inbox" in (await world.ask("open the inbox"))["routing"]["gates"]
+    lose(world, shelf)
+    assert (await world.post(CHAT, chat("open the inbox"))).status_code == 503
+    gates = (await world.ask("open the inbox"))["routing"]["gates"]
+    assert set(gates) == {"calendar", "claims"}
+
+
+async def test_a_replica_that_has_the_files_serves_for_one_that_has_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(world)
+    world.router.model = pair
+    world.router.placement.all(await pair.look())
+
+    def gone(_: object) -> object:
+        raise InvalidAdapter("the disk is not mounted")
+
+    for name, cache in pair.caches_.items():
+        if name == world.router.placement.encoder():
+            monkeypatch.setattr(cache, "_read", gone)
+            without = name
+    answer = await world.ask("open the inbox")
+    assert answer["routing"]["arm"] == "inbox"
+    await world.settle()
+    view = await world.get(f"/v1/decisions/{answer['id']}")
+    assert view["completion"]["replica"] != without
+    assert (await record(world))["state"] == "active"
+    assert {v["replica"]: set(v["broken"]) for v in await world.get("/v1/cache")}[without] == {"inbox"}
+    for cache in pair.caches_.values():
+        cache.close()
