@@ -1,10 +1,11 @@
 """The connection to Redis that every part of the store shares: keys, scripts, and what the server promises."""
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -20,15 +21,22 @@ from cluster.stream import stream_order as stream_order
 
 Entry = tuple[str, Event]
 Argument = str | bytes | float
+T = TypeVar("T")
 
 LOST = (ConnectionError, TimeoutError)
 UNAVAILABLE = (*LOST, OSError)
 """What the store raises while its server is away; `LOST` without what a disk may raise too."""
 
+
+class Refused(ConnectionError):
+    """The server answers and does not do what it is asked now: it may not write, has no room, or is busy."""
+
+
 _FLOOR = (6, 2)
 _MOST_CONNECTIONS = 64
 _SOCKET_TIMEOUT_S = 5
 _LONGEST_BLOCK_MS = 2000
+_REFUSAL = re.compile(r"(?:^|-)(?:READONLY|MISCONF|OOM|NOREPLICAS|MASTERDOWN|BUSY|UNBLOCKED) ")  # or out of a script
 _SCRIPTS = (
     *("decide", "feedback", "outcome", "timeouts", "arm", "catalogue"),
     *("commit", "changes", "release", "trim"),
@@ -157,9 +165,33 @@ def entry(stream_id: bytes, fields: Any) -> Entry:
     return stream_id.decode(), decode(fields)
 
 
+class _Retry(Retry):
+    """Tries again where the connection is lost. A server that hangs has been waited for, one that refuses is left."""
+
+    async def call_with_retry(
+        self,
+        do: Callable[[], Awaitable[T]],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> T:
+        try:
+            return await super().call_with_retry(do, fail, is_retryable, with_failure_count)
+        except ResponseError as error:
+            said = f"{error.status_code or ''} {error}".lstrip()
+            if not _REFUSAL.search(said):
+                raise
+            # It disconnects: behind the name there may be another server by now, which takes over.
+            await (fail(error, 1) if with_failure_count else fail(error))
+            raise Refused(said) from error
+
+
 def _pool(url: str) -> BlockingConnectionPool:
-    """Connections that retry for about 4 s, and a burst that waits for a free one; from_url does neither by itself."""
-    retry = Retry(ExponentialWithJitterBackoff(cap=1, base=0.01), retries=10)
+    """Connections that retry for about 4 s, and a burst that waits for a free one; from_url does neither by itself.
+
+    A server that hangs is away after one socket timeout.
+    """
+    retry = _Retry(ExponentialWithJitterBackoff(cap=1, base=0.01), retries=10, supported_errors=(ConnectionError,))
     limits = {"max_connections": _MOST_CONNECTIONS, "timeout": 30, "socket_timeout": _SOCKET_TIMEOUT_S}
     return BlockingConnectionPool.from_url(url, protocol=2, retry=retry, **limits)
 

@@ -20,13 +20,15 @@ from redis.retry import Retry
 
 _ANSWER_TIMEOUT_S = 30.0
 _LOCK_TIMEOUT_S = 3.0
+_AGAIN_S = 0.5  # from its end to the next start
 _logger = logging.getLogger(__name__)
 
 
 class RedisServer:
     """A Redis or Valkey server on 127.0.0.1 that keeps everything it acknowledged in `data_dir`.
 
-    Port 0 takes a free one. The server ends with this process, even when that is killed, where `setpriv` is installed
+    Port 0 takes a free one. One that ends by itself, as it does when its disk is full, is started again until `stop`.
+    The server ends with this process, even when that is killed, where `setpriv` is installed
     (Linux); elsewhere a killed process leaves it running. It holds a lock on `data_dir` as long as it lives, so that no
     second server writes the same files.
     """
@@ -35,6 +37,9 @@ class RedisServer:
         self._dir = Path(data_dir).resolve()
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: threading.Thread | None = None
+        self._up = False
+        self._stopping = threading.Event()
         self._loading = False
 
     @property
@@ -43,7 +48,7 @@ class RedisServer:
 
     @property
     def pid(self) -> int:
-        """The server's process id; RuntimeError before start()."""
+        """The process id of the server, or of the last one while there is none; RuntimeError before start()."""
         if self._process is None:
             raise RuntimeError(f"the Redis server of {self._dir} is not started")
         return self._process.pid
@@ -56,31 +61,63 @@ class RedisServer:
         binary = find_server()
         self._dir.mkdir(parents=True, exist_ok=True)
         _refuse_newer_data(binary, self._dir)
-        lock = self._lock()
+        self.port = self.port or free_port()
+        self._stopping.clear()
+        started: Future[None] = Future()
+        self._keeper = threading.Thread(target=self._keep, args=(self._command(binary), started), daemon=True)
+        self._keeper.start()
         try:
-            self.port = self.port or free_port()
-            self._process = _spawn(self._command(binary), lock)
-        finally:
-            os.close(lock)  # the server inherited it: from here on, its life is the lock's
-        try:
+            started.result()
             self._wait_until_loaded()
         except BaseException:
             self.stop()
             raise
+        self._up = True
         return self
 
     def stop(self) -> None:
         """Ask it to end and wait; nothing acknowledged is lost."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
+        self._stopping.set()
+        if self._keeper is not None:
+            while self._keeper.is_alive():
+                if self._process is not None:
+                    self._process.terminate()
+                self._keeper.join(0.1)
+        self._process, self._keeper, self._up = None, None, False
 
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+    def _keep(self, command: list[str], started: "Future[None]") -> None:
+        """Run the server, and once it was up again and again: Linux takes the end of this thread for its parent's."""
+        try:
+            self._process = self._spawn(command)
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(None)
+        while True:
+            code = self._process.wait()
+            if self._stopping.wait(_AGAIN_S) or not self._up:
+                return
+            _logger.warning("Redis of %s ended with %s, starting it again: %s", self._dir, code, self._last_words())
+            try:
+                self._process = self._spawn(command)
+            except (OSError, RuntimeError) as error:
+                _logger.warning("Redis of %s cannot be started: %s", self._dir, error)
+
+    def _spawn(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        """A server process that holds the lock. RuntimeError if another one holds it, OSError if there is none."""
+        lock = self._lock()
+        try:
+            # SIGXFSZ stays ignored, as in Python: a file that may not grow is an error, which the server's log names.
+            nowhere = subprocess.DEVNULL
+            return subprocess.Popen(command, stdin=nowhere, stdout=nowhere, pass_fds=(lock,), restore_signals=False)
+        finally:
+            os.close(lock)  # the server inherited it: from here on, its life is the lock's
 
     def _lock(self) -> int:
         lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -149,23 +186,6 @@ def _refuse_newer_data(binary: str, data_dir: Path) -> None:
     major = re.search(r"v=(\d+)", version)
     if major and int(major[1]) < 7 and (data_dir / "appendonlydir").exists():
         raise RuntimeError(f"{data_dir} was written by Redis 7 or later: expected 7 or later, found {version.strip()}")
-
-
-def _spawn(command: list[str], lock: int) -> subprocess.Popen[bytes]:
-    """Start the server from a thread that lives as long as it: Linux takes that thread's end for its parent's."""
-    started: Future[subprocess.Popen[bytes]] = Future()
-
-    def keep() -> None:
-        try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(lock,))
-        except OSError as error:
-            started.set_exception(error)
-        else:
-            started.set_result(process)
-            process.wait()
-
-    threading.Thread(target=keep, name="redis-server", daemon=True).start()
-    return started.result()
 
 
 def free_port() -> int:

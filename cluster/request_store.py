@@ -109,6 +109,14 @@ class RequestStore(Connection):
         (found,) = await self.entries([stream_id.decode()])
         return cast(Decision, found[1]) if found else None
 
+    async def known(self, decision_ids: Sequence[str]) -> set[str]:
+        """Those that are written, and not past the retention."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for id_ in decision_ids:
+            pipeline.exists(self._key("decision", id_))
+        found = await pipeline.execute()
+        return {id_ for id_, there in zip(decision_ids, found, strict=True) if there}
+
     async def feedback(self, items: Sequence[Feedback]) -> list[Status]:
         """Record each item by itself, in one round trip; the store fills in late, previous and members.
 

@@ -237,7 +237,9 @@ class StoreSettings(Group):
         None, description="Directory of the sealed events; empty: `archive` in `store.data_dir`."
     )
     patience_s: float = Field(
-        2.0, gt=0, description="Seconds that a decision waits for Redis; then it is served and kept by its Router."
+        2.0,
+        gt=0,
+        description="Seconds that a request waits for Redis; then it is kept by its Router, and feedback gets a 503.",
     )
     journal: int = Field(
         1000, ge=0, description="Decisions that a Router keeps while Redis is away (0: requests get a 503 then)."

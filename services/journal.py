@@ -49,16 +49,9 @@ class Journal:
         """Decisions that wait to be written."""
         return len(self._decisions)
 
-    def __contains__(self, decision_id: str) -> bool:
-        """Whether the decision waits to be written, so that nothing can be said of it yet."""
-        return decision_id in self._decisions
-
     @contextlib.asynccontextmanager
     async def patience(self) -> AsyncIterator[None]:
         """Ask the store inside; it is away when it does not answer in time. Raises what `UNAVAILABLE` lists."""
-        if not self.bound:
-            yield
-            return
         try:
             async with asyncio.timeout(self._patience_s):
                 yield
@@ -84,7 +77,7 @@ class Journal:
     def keep(self, decision: Decision, written: Written) -> None:
         """Keep a decision that stands by itself until the store is back. Raises Full."""
         if self.size >= self.bound:
-            raise Full(f"the store is away and {self.size} decisions are kept, expected fewer than {self.bound}")
+            raise Full(f"the store is away, and {self.size} of at most {self.bound} decisions are kept: try again")
         self._decisions.add(decision.id)
         self._keep(_Kept(decision, written))
 
@@ -96,9 +89,7 @@ class Journal:
                     await self._write(_Kept(event))
                 return
             except UNAVAILABLE as error:
-                if not self.bound:
-                    log.warning("the end of an answer could not be logged: %s", error)
-                    return
+                log.warning("the end of an answer is kept: %s", error)
         self._keep(_Kept(event))
 
     async def run(self) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from cluster.request_store import Decided, EpisodeMoved, LastStep
 from cluster.settings import RouterSettings, Settings
 from cluster.store import Store
 from policies.base import Choice, Context, Policy
-from services import custom, episodes
+from services import custom, decision_ids, episodes
 from services.adapters.metadata import AdapterLost, AdapterUnavailable
 from services.adapters.shelf import Adapter
 from services.arms import Arms
@@ -238,23 +237,20 @@ class Router:
         """The decision that an earlier attempt of the request got, as far as the store answers."""
         if self.journal.away:
             return None
-        with contextlib.suppress(*(UNAVAILABLE if self.journal.bound else ())):
+        with contextlib.suppress(*UNAVAILABLE):
             async with self.journal.patience():
                 return await self.store.decision_of_request(request_key)
         return None
 
     async def _decided(self, call: Call, encoded: Encoded) -> Routed:
         if not self.journal.away:
-            try:
+            with contextlib.suppress(*UNAVAILABLE):
                 return await self._decide(call, encoded)
-            except UNAVAILABLE:
-                if not self.journal.bound:
-                    raise
         return self._decide_alone(replace(call, episode=None), encoded)
 
     def _decide_alone(self, call: Call, encoded: Encoded) -> Routed:
         """Decide without the store, which alone knows the request's episode: the decision stands by itself."""
-        id_, snapshots = _new_id(), self.snapshots
+        id_, snapshots = decision_ids.new(kept=True), self.snapshots
         considered = self._consider(call, encoded, None, seed=id_)
         decision = self._decision(id_, call, considered)
 
@@ -267,7 +263,7 @@ class Router:
 
     async def _decide(self, call: Call, encoded: Encoded) -> Routed:
         async with self.journal.patience():
-            id_, last = _new_id(), await self._last_step(call)
+            id_, last = decision_ids.new(), await self._last_step(call)
         snapshots = self.snapshots  # another router may be adopted while the decision is written
         considered = self._consider(call, encoded, last, seed=call.episode or id_)
         decision = self._decision(id_, call, considered)
@@ -446,11 +442,6 @@ class _Stopwatch:
     @property
     def ms(self) -> float:
         return (time.perf_counter() - self._start) * 1000
-
-
-def _new_id() -> str:
-    """Sortable by time: milliseconds, then 80 random bits, in hex."""
-    return f"d{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def _completion(routed: Routed, ended: list[Delta], latency_ms: float, first_ms: float | None) -> Completion:

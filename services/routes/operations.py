@@ -39,6 +39,10 @@ def add(app: FastAPI, router: Router, settings: Settings, exposition_of_all: Exp
 
         What is wrong but stops nobody is listed under `alarms`.
         """
+        if router.journal.away:
+            raise ApiError(
+                503, "the store is away: requests are served, not durably", code="store_away", retry_after_s=1
+            )
         durability = await router.store.check()
         state = await router.store.learner_state()
         if not state.alive:

@@ -1,11 +1,14 @@
 """The embedded server: it keeps what it acknowledged, is alone on its directory, and ends with its owner."""
 
+import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,48 @@ async def test_the_store_goes_on_where_a_killed_server_was(tmp_path: Path, make_
             assert await store.decision_of_request("request") == first.decision
             assert (await store.decide(make_decision("d2"))).fresh
             assert [one.decision.id for one in await store.decisions(5)] == ["d2", "d1"]
+
+
+def test_one_that_ends_by_itself_is_started_again_until_it_is_stopped(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, client(server) as connection:
+        connection.set("kept", 1)
+        for _ in range(2):
+            killed = server.pid
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda: server.pid != killed)  # noqa: B023
+            wait_until(lambda: answers(connection))
+            assert connection.get("kept") == b"1"
+        last = server.pid
+    assert not alive(last)
+    time.sleep(1.0)  # longer than it takes to be started again
+    RedisServer(tmp_path).start().stop()
+
+
+def test_a_full_disk_ends_it_and_it_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    """By a limit on the size of its files. It says why in its log, and nothing acknowledged is lost."""
+    with RedisServer(tmp_path) as server, client(server) as connection:
+        acknowledged = connection.incr("n")
+        full = server.pid
+        resource.prlimit(full, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        while server.pid == full:
+            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
+                acknowledged = connection.incr("n")
+        wait_until(lambda: answers(connection))
+        assert int(connection.get("n") or 0) >= acknowledged
+        assert connection.incr("n") > acknowledged
+
+
+def answers(connection: redis.Redis) -> bool:
+    with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
+        return bool(connection.ping())
+    return False
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
 
 
 def test_stop_ends_it_and_frees_the_directory(tmp_path: Path) -> None:

@@ -1,20 +1,28 @@
 """The store goes away: a clear 503, nothing half done, and everything works again when it is back."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import redis
 
 from cluster.redis_server import RedisServer
 from cluster.request_store import Decided
+from services import decision_ids
+from services.gateway import build_gateway
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import CONTROL
-from tests.services.world import World, chat, eventually
+from tests.services.world import World, chat, eventually, make_router
 
 CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/chat/completions", chat()),
@@ -50,7 +58,7 @@ async def test_requests_fail_clearly_and_work_again(
             server.start()
 
             async def back() -> bool:
-                return (await world.http.get("/v1/decisions")).status_code == 200
+                return not world.router.journal.away
 
             await eventually(back)
         await world.ask("open the inbox")
@@ -80,7 +88,7 @@ async def test_requests_are_served_from_the_last_snapshot_and_written_later(
                 assert response.json()["routing"]["durable"] is False
             refused = await world.post("/v1/chat/completions", chat("open the inbox"))
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-            assert "3 decisions are kept, expected fewer than 3" in refused.json()["error"]["message"]
+            assert "3 of at most 3 decisions are kept" in refused.json()["error"]["message"]
             rewarded = await world.post("/v1/feedback", {"decision_id": served[0].json()["id"], "reward": 1})
             assert (rewarded.status_code, rewarded.json()["error"]["code"]) == (503, "store_away")
             text = (await world.http.get("/metrics")).text
@@ -179,3 +187,126 @@ async def test_a_store_that_hangs_is_not_waited_for(make_world: MakeWorld, tmp_p
         assert arm["pending"] == 3  # the one before, and the two that were served
     finally:
         server.stop()
+
+
+async def test_feedback_does_not_wait_for_a_store_that_hangs(make_world: MakeWorld, tmp_path: Path) -> None:
+    """It is refused within the patience, and at once as soon as that is known; other routes within the time-out."""
+    server = RedisServer(tmp_path).start()
+    try:
+        world: World = await make_world(store={"url": server.url, "patience_s": 0.3})
+        reward = {"decision_id": (await world.ask("open the inbox"))["id"], "reward": 1}
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            for patience_s in (1.0, 0.3):
+                started = time.monotonic()
+                refused = await world.post("/v1/feedback", reward)
+                assert time.monotonic() - started < patience_s
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_away")
+                assert int(refused.headers["retry-after"]) >= 1
+            started = time.monotonic()
+            unread, unready = await asyncio.gather(world.http.get("/v1/decisions"), world.http.get("/readyz"))
+            assert time.monotonic() - started < 8
+            assert {unread.status_code, unready.status_code} == {503}
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        await eventually(lambda: back(world))
+        (status,) = await world.say(reward)
+        assert status in ("recorded", "duplicate")  # the first try may have been written all the same
+        assert (await world.arm("inbox"))["matured"] == 1
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def read_only(_: RedisServer, admin: redis.Redis) -> Iterator[None]:
+    """A replica of nobody."""
+    admin.replicaof("127.0.0.1", 1)
+    yield
+    admin.replicaof("NO", "ONE")
+
+
+@contextlib.contextmanager
+def out_of_memory(_: RedisServer, admin: redis.Redis) -> Iterator[None]:
+    admin.config_set("maxmemory", 1)
+    yield
+    admin.config_set("maxmemory", 0)
+
+
+@contextlib.contextmanager
+def unable_to_save(server: RedisServer, admin: redis.Redis) -> Iterator[None]:
+    """A server that saves snapshots and finds no room for them refuses writes (MISCONF) until one succeeds."""
+    admin.config_set("appendonly", "no")
+    admin.config_set("save", "3600 1")
+    limits = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+    saved(admin, "err")
+    yield
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, limits)
+    saved(admin, "ok")
+
+
+def saved(admin: redis.Redis, how: str) -> None:
+    admin.bgsave()
+    while admin.info()["rdb_last_bgsave_status"] != how:
+        time.sleep(0.01)
+
+
+async def back(world: World) -> bool:
+    return not world.router.journal.size and not world.router.journal.away
+
+
+@pytest.mark.parametrize("refusing", [read_only, out_of_memory, unable_to_save])
+async def test_a_store_that_refuses_writes_counts_as_away(
+    make_world: MakeWorld,
+    tmp_path: Path,
+    refusing: Callable[[RedisServer, redis.Redis], AbstractContextManager[None]],
+) -> None:
+    with RedisServer(tmp_path) as server, redis.Redis.from_url(server.url) as admin:
+        world: World = await make_world(store={"url": server.url, "journal": 2})
+        known = await world.ask("open the inbox")
+        with refusing(server, admin):
+            served = [await world.post("/v1/chat/completions", chat("open the inbox")) for _ in range(2)]
+            assert [response.headers["x-pointsman-durable"] for response in served] == ["false", "false"]
+            full = await world.post("/v1/chat/completions", chat("open the inbox"))
+            rewarded = await world.post("/v1/feedback", {"decision_id": known["id"], "reward": 1})
+            unready = await world.http.get("/readyz")
+            for refused in (full, rewarded, unready):
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_away")
+                assert int(refused.headers["retry-after"]) >= 1
+            await asyncio.sleep(0.7)  # the journal has tried meanwhile
+            world.router.check()
+            assert world.router.journal.size == 2
+        await eventually(lambda: back(world))
+        ids = [known["id"], *(response.json()["id"] for response in served)]
+        assert await world.say(*({"decision_id": id_, "reward": 1} for id_ in ids)) == ["recorded"] * 3
+        arm = await world.arm("inbox")
+        assert (arm["pulls"] - arm["pending"], arm["matured"]) == (3, 3)
+
+
+async def test_a_reward_is_not_unknown_to_a_router_while_another_one_keeps_its_decision(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object, **__: object) -> Decided:
+        raise ConnectionError("the store is away")
+
+    other = build_gateway(make_router(world.settings, world.contexts, world.engine), world.settings)
+    transport = httpx.ASGITransport(other, raise_app_exceptions=False)
+    async with (
+        other.router.lifespan_context(other),
+        httpx.AsyncClient(transport=transport, base_url="http://b") as http,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(world.router.store, "decide", away)
+            reward = {"decision_id": (await world.ask("open the inbox"))["id"], "reward": 1}
+            early = await http.post("/v1/feedback", json=reward)
+            assert (early.status_code, early.json()["error"]["code"]) == (503, "store_away")
+            assert "is not written yet" in early.json()["error"]["message"]
+        await eventually(lambda: back(world))
+        assert (await http.post("/v1/feedback", json=reward)).json()["results"][0]["status"] == "recorded"
+        past = world.settings.learner.reward_window_s + 1
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time_ns", lambda: int((time.time() - past) * 1e9))
+            lost = decision_ids.new(kept=True)
+        assert (
+            await world.say({"decision_id": lost, "reward": 1}, {"decision_id": "king", "reward": 1}) == ["unknown"] * 2
+        )
