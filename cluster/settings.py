@@ -120,6 +120,9 @@ class CacheSettings(Group):
     roots: tuple[Path, ...] = Field(
         (), description="Directories, besides `model.adapters`, that adapters may be added from."
     )
+    largest_bytes: int = Field(
+        4 << 30, ge=1, description="Bytes of the largest adapter's weights; larger ones are neither fetched nor read."
+    )
     hub_owners: frozenset[str] = Field(
         frozenset(),
         description="Users and organisations on Hugging Face whose repositories may be added; none: no one.",

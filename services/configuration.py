@@ -52,7 +52,8 @@ def make_registry(settings: Settings) -> Registry:
 
 def make_shelf(settings: Settings) -> Shelf:
     """Where adapters may come from."""
-    return Shelf([settings.model.adapters, *settings.cache.roots], settings.cache.hub_owners)
+    cache = settings.cache
+    return Shelf([settings.model.adapters, *cache.roots], cache.hub_owners, cache.largest_bytes)
 
 
 def base_names(settings: Settings) -> frozenset[str]:

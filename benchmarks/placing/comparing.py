@@ -42,6 +42,16 @@ class Comparison(NamedTuple):
     pairs: list[Pair]
 
     @property
+    def failed(self) -> int:
+        """Requests without an answer."""
+        return sum(pair.placed.failed + pair.anywhere.failed for pair in self.pairs)
+
+    @property
+    def raw(self) -> list[dict[str, Any]]:
+        """For a file."""
+        return [{name: block._asdict() for name, block in pair._asdict().items()} for pair in self.pairs]
+
+    @property
     def gain(self) -> Difference:
         """Hit rate with the placement less that without, over blocks."""
         return interval(np.array([pair.placed.hit_rate - pair.anywhere.hit_rate for pair in self.pairs]))

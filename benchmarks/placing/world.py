@@ -1,6 +1,7 @@
 """A cluster on this machine with two services over the same adapters, that differ in who chooses the replica."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,11 @@ RANK: Final = 64
 
 
 class Services(NamedTuple):
-    """Base URLs: requests go where their adapters are, or where Serve sends them."""
+    """Base URLs: requests go where their adapters are, or where Serve sends them. `start_s`: what a start took."""
 
     placed: str
     anywhere: str
+    start_s: float
 
 
 @contextmanager
@@ -51,5 +53,6 @@ def services(folder: Path, adapters: int, room: int) -> Iterator[tuple[Services,
 
             from services.app import build
 
+            start = time.monotonic()
             serve.run(build(settings("anywhere:"), Anywhere), name="anywhere", route_prefix="/anywhere")
-            yield Services(f"{url}/", f"{url}/anywhere/"), names
+            yield Services(f"{url}/", f"{url}/anywhere/", time.monotonic() - start), names

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Generic
 
 from policies.caching import ResidencyPolicy
@@ -141,9 +141,14 @@ class AdapterCache(Generic[B]):
         self._go_on()
 
     def view(self) -> CacheView:
-        """What is where, and what has happened so far."""
+        """What is where, and what has happened so far; with what `check_integrity` finds now."""
         waiting = len(self._queue) + len(self._loading)
-        return view_of(self._table, self._host, self._adapters, self._counts, waiting, self._broken)
+        view = view_of(self._table, self._host, self._adapters, self._counts, waiting, self._broken)
+        try:
+            self.check_integrity()
+        except RuntimeError as error:
+            return replace(view, problem=str(error))
+        return view
 
     def check_integrity(self) -> None:
         """RuntimeError if the books do not agree with each other and with the requests that hold something."""

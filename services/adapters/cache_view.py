@@ -82,6 +82,7 @@ class CacheView:
     policy: str
     plan: tuple[str, ...]  # names, most wanted first
     broken: Mapping[str, str]  # what could not be loaded, by name, and why
+    problem: str | None = None  # what is wrong in the books: a defect of ours; all requests may be right all the same
     replica: str = ""
 
 

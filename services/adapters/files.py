@@ -5,7 +5,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -15,7 +15,7 @@ from services.adapters.metadata import InvalidAdapter
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
-_PICKLE: Final = "adapter_model.bin"
+PICKLE: Final = "adapter_model.bin"
 _MOST_CONFIG: Final = 1 << 20
 _MOST_HEADER: Final = 16 << 20
 _BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -59,19 +59,23 @@ class Content(NamedTuple):
     fingerprint: str
 
 
-def inspect(path: Path) -> AdapterFiles:
-    """Configuration and header. Raises InvalidAdapter, naming the file, what it holds, and what was expected."""
+def inspect(path: Path, most: int | None = None) -> AdapterFiles:
+    """Configuration and header of weights of at most `most` bytes.
+
+    Raises InvalidAdapter, naming the file, what it holds, and what was expected.
+    """
     config = _config(path / CONFIG, _content(path / CONFIG, _MOST_CONFIG))
     with _opened(path / WEIGHTS) as file:
         size = os.fstat(file.fileno()).st_size
+        check_size(path / WEIGHTS, size, most)
         length = int.from_bytes(file.read(8), "little")
         return _described(path, config, file.read(min(length, _MOST_HEADER + 1)), length, size)
 
 
-def read(path: Path) -> Content:
-    """Everything, and its content hash: what is described is what is hashed. Raises InvalidAdapter."""
+def read(path: Path, most: int | None = None) -> Content:
+    """Everything, and its content hash: what is described is what is hashed. Raises InvalidAdapter as `inspect`."""
     said = _content(path / CONFIG, _MOST_CONFIG)
-    data = _content(path / WEIGHTS)
+    data = _content(path / WEIGHTS, most)
     length = int.from_bytes(data[:8], "little")
     header = bytes(data[8 : 8 + min(length, _MOST_HEADER + 1)])
     files = _described(path, _config(path / CONFIG, said), header, length, len(data))
@@ -89,14 +93,27 @@ def fingerprint(path: Path) -> str:
     return _short(digest.hexdigest())
 
 
+def check_size(file: Path, size: int, most: int | None) -> None:
+    """Raises InvalidAdapter for a file of more than `most` bytes."""
+    if most is not None and size > most:
+        setting = " (cache.largest_bytes)" if file.name == WEIGHTS else ""
+        raise InvalidAdapter(f"{file}: {size} bytes, expected at most {most}{setting}")
+
+
+def refuse_pickle(directory: Path, names: Collection[str]) -> None:
+    """Raises InvalidAdapter where there are weights as a pickle alone."""
+    if PICKLE in names and WEIGHTS not in names:
+        raise InvalidAdapter(f"{directory / PICKLE}: a pickle, which may hold code, expected {WEIGHTS}")
+
+
 def _short(digest: str) -> str:
     return digest[:16]
 
 
 def _opened(path: Path) -> BufferedReader:
     """A regular file: a pipe would make the reader wait for ever."""
-    if path.name == WEIGHTS and not path.exists() and (path.parent / _PICKLE).exists():
-        raise InvalidAdapter(f"{path.parent / _PICKLE}: a pickle, which may hold code, expected {WEIGHTS}")
+    if path.name == WEIGHTS:
+        refuse_pickle(path.parent, [name for name in (WEIGHTS, PICKLE) if (path.parent / name).exists()])
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InvalidAdapter(f"{path}: not a regular file")
@@ -110,8 +127,7 @@ def _opened(path: Path) -> BufferedReader:
 def _content(path: Path, most: int | None = None) -> bytearray:
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if most is not None and size > most:
-            raise InvalidAdapter(f"{path}: {size} bytes, expected at most {most}")
+        check_size(path, size, most)
         content = bytearray(size)
         read = file.readinto(content)
     return content[:read] if read < size else content

@@ -1,12 +1,13 @@
 """The disk tier: an adapter's files, found by its source within what may be read, and held against its content hash."""
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from services.adapters import files
+from services.adapters import files, hub
 from services.adapters.files import CONFIG, WEIGHTS, Content
 from services.adapters.metadata import QWEN_COORDINATES, InvalidAdapter
 
@@ -37,21 +38,26 @@ class Adapter:
 class Shelf:
     """Directories and repositories that adapters may come from."""
 
-    def __init__(self, roots: Sequence[Path], owners: Collection[str] = ()) -> None:
-        """`owners` are the users and organisations on Hugging Face whose repositories are fetched; none: nobody's."""
+    def __init__(self, roots: Sequence[Path], owners: Collection[str] = (), largest: int | None = None) -> None:
+        """`owners` are the users and organisations on Hugging Face whose repositories are fetched; none: nobody's.
+
+        `largest` are the bytes that an adapter's weights have at most.
+        """
         self._named = [root.absolute() for root in roots]
         self._roots = [root.resolve() for root in roots]
         self._owners = frozenset(owners)
+        self._largest = largest
 
     def describe(self, name: str, source: str) -> Adapter:
         """The adapter at a source, as it is now; a repository is pinned to its commit. Raises InvalidAdapter."""
         path, pinned = self._find(source)
-        found = files.inspect(path)
+        with _told_of(path, pinned):
+            found, fingerprint = files.inspect(path, self._largest), files.fingerprint(path)
         targets = found.config["target_modules"]
         return Adapter(
             name=name,
             source=pinned,
-            fingerprint=files.fingerprint(path),
+            fingerprint=fingerprint,
             rank=found.rank,
             targets=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
             size=found.size,
@@ -62,15 +68,18 @@ class Shelf:
 
         Raises InvalidAdapter.
         """
-        path, _ = self._find(adapter.source)
-        content = files.read(path)
+        path, pinned = self._find(adapter.source)
+        with _told_of(path, pinned):
+            content = files.read(path, self._largest)
         if content.fingerprint != adapter.fingerprint:
-            raise other_content(path, content.fingerprint, adapter.fingerprint)
-        return content
+            raise other_content(pinned, content.fingerprint, adapter.fingerprint)
+        return content._replace(files=replace(content.files, path=Path(pinned)))
 
     def inspect(self, adapter: Adapter) -> files.AdapterFiles:
         """What its files say, without the weights. Raises InvalidAdapter."""
-        return files.inspect(self._find(adapter.source)[0])
+        path, pinned = self._find(adapter.source)
+        with _told_of(path, pinned):
+            return replace(files.inspect(path, self._largest), path=Path(pinned))
 
     def _find(self, source: str) -> tuple[Path, str]:
         """The directory of a source, and the source pinned to what it is now."""
@@ -99,22 +108,24 @@ class Shelf:
         return InvalidAdapter(f"source: {path} lies or leads outside of {roots} (model.adapters, cache.roots)")
 
     def _repository(self, source: str, match: re.Match[str]) -> tuple[Path, str]:
-        from huggingface_hub import snapshot_download  # slow to import, and seldom needed
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
         if match["owner"] not in self._owners:
             allowed = ", ".join(sorted(self._owners)) or "nobody's"
             raise InvalidAdapter(f"source: {source!r}, expected a repository of {allowed} (cache.hub_owners)")
         repository = f"{match['owner']}/{match['name']}"
-        try:
-            found = Path(snapshot_download(repository, revision=match["revision"], allow_patterns=[CONFIG, WEIGHTS]))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise InvalidAdapter(f"source: {source!r} cannot be fetched: {said[0]}") from None
-        return found, f"{repository}@{found.name}"
+        path, commit = hub.fetch(repository, match["revision"], self._largest)
+        return path, f"{repository}@{commit}"
 
 
-def other_content(source: Path | str, found: str, expected: str) -> InvalidAdapter:
+@contextmanager
+def _told_of(path: Path, source: str) -> Iterator[None]:
+    """Whatever is wrong is told of the source, not of where a repository's files are kept."""
+    try:
+        yield
+    except InvalidAdapter as error:
+        raise InvalidAdapter(str(error).replace(str(path), source)) from None
+
+
+def other_content(source: str, found: str, expected: str) -> InvalidAdapter:
     """What is said of files that are not those of a known version."""
     replaced = "the files were replaced, `pointsman adapters update` takes them"
     return InvalidAdapter(f"{source}: content hash {found}, expected {expected}: {replaced}")

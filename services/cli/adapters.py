@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from services.cli import tables
+from services.cli.cache_table import caches, problems
 from services.cli.client import Client
 
 app = typer.Typer(help="List, add, update, remove, pin and unpin adapters.", invoke_without_command=True)
@@ -89,9 +90,12 @@ def unpin(name: Name, url: Url = DEFAULT_URL, key: Key = None) -> None:
 
 
 def cache(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
-    """Where every replica has its adapters, and what has happened there."""
+    """Where every replica has its adapters, and what has happened there. Exit code 1 if a replica's books are wrong."""
     with Client(url, key) as service:
-        tables.show(console, service.get("/v1/cache"), tables.cache, as_json)
+        views = service.get("/v1/cache")
+    tables.show(console, views, caches, as_json)
+    if problems(views):
+        raise typer.Exit(1)
 
 
 def _pin(name: str, pinned: bool, url: str, key: str | None) -> None:

@@ -22,7 +22,7 @@ def bandit(state: dict[str, Any]) -> Table:
     life = "never seen" if age is None else f"{age:.1f} s ago"
     behind = f"{state['behind_events']} events behind ({state['behind_s']:.1f} s)"
     caption = f"posterior over {state['contexts']} recent contexts · Learner's last step {life} · {behind}"
-    table = _table(
+    table = plain(
         title, "arm", "pulls", "pending", "matured", "reward (95%)", "posterior", "feedback", "updated", "resident"
     )
     notes = [*(_drift(arm["arm"], drift) for arm in state["arms"] for drift in arm["drifts"][-1:]), *state["warnings"]]
@@ -52,7 +52,7 @@ def _drift(arm: str, drift: dict[str, Any]) -> str:
 
 def policies(state: dict[str, Any]) -> Table:
     """The policies of `GET /v1/bandit`, by what the log says of their own choices."""
-    table = _table("on the log, by SNIPS", "policy", "value (95%)", "units", "effective")
+    table = plain("on the log, by SNIPS", "policy", "value (95%)", "units", "effective")
     for policy in state["policies"]:
         value = _interval(policy["value"], [policy["low"], policy["high"]])
         table.add_row(policy["policy"], value, str(policy["units"]), f"{policy['effective']:.0f}")
@@ -61,7 +61,7 @@ def policies(state: dict[str, Any]) -> Table:
 
 def evaluation(found: list[dict[str, Any]]) -> Table:
     """The policies of `POST /v1/evaluate`."""
-    table = _table(None, "policy", "SNIPS", "DR", "IPS", "replay", "units", "effective", "matched")
+    table = plain(None, "policy", "SNIPS", "DR", "IPS", "replay", "units", "effective", "matched")
     for one in found:
         if one["refused"]:
             table.add_row(one["policy"], f"[yellow]{escape(one['refused'])}[/]")
@@ -76,7 +76,7 @@ def evaluation(found: list[dict[str, Any]]) -> Table:
 
 def mode(view: dict[str, Any]) -> Table:
     """The view of `GET /v1/mode`."""
-    table = _table(None, "chosen", "in force", "policy", "guard")
+    table = plain(None, "chosen", "in force", "policy", "guard")
     guard = view["guard"]
     said = "nothing seen yet"
     if guard:
@@ -89,7 +89,7 @@ def mode(view: dict[str, Any]) -> Table:
 def verification(found: dict[str, Any]) -> Table:
     """The arms of `GET /v1/bandit/verify`."""
     verdict = "the posterior is what the log comes to" if found["ok"] else "the posterior differs from its log"
-    table = _table(f"{verdict} (version {found['version']})", "arm", "S", "e", "P", "counts")
+    table = plain(f"{verdict} (version {found['version']})", "arm", "S", "e", "P", "counts")
     table.caption = f"folded {found['start']} to {found['position']} · largest relative difference, at most 1e-9"
     for arm in found["arms"]:
         sums = (f"{arm[name]:.1e}" for name in ("S", "e", "P"))
@@ -100,7 +100,7 @@ def verification(found: dict[str, Any]) -> Table:
 def explanation(answer: dict[str, Any]) -> Table:
     """The arms of `POST /v1/route`."""
     how = "explored" if answer["explored"] else "best score"
-    table = _table(
+    table = plain(
         f"{answer['arm']} ({how}, propensity {_propensity(answer)}; supervised: {answer['supervised']})"
         + _mixed(answer["gates"]),
         "arm",
@@ -128,7 +128,7 @@ def decision(answer: dict[str, Any]) -> Group:
     versions = f"{made['policy']} v{made['policy_version']}, propensity {_propensity(made)}"
     versions += _mixed(made["gates"])
     columns = ("arm", "gate", "mean", "width", "cost ms", "score", "mean now", "width now", "score now")
-    table = _table(f"{made['id']} · {versions}", *columns)
+    table = plain(f"{made['id']} · {versions}", *columns)
     after = {arm["arm"]: arm for arm in now["arms"]} if now else {}
     for arm in made["scored"]:
         gate = "–" if arm["gate"] is None else f"{arm['gate']:.3f}"
@@ -149,7 +149,7 @@ def decision(answer: dict[str, Any]) -> Group:
 
 def decisions(views: list[dict[str, Any]]) -> Table:
     """The rows of `GET /v1/decisions`."""
-    table = _table(None, "decision", "when", "task", "arm", "propensity", "outcome")
+    table = plain(None, "decision", "when", "task", "arm", "propensity", "outcome")
     for view in views:
         decision = view["decision"]
         outcome = view["ledger"]["status"] if view["ledger"] else "not folded yet"
@@ -167,7 +167,7 @@ def decisions(views: list[dict[str, Any]]) -> Table:
 
 def arms(records: dict[str, dict[str, Any]]) -> Table:
     """The records of `GET /v1/arms`."""
-    table = _table(None, "arm", "state", "serves", "fingerprint", "earlier names", "why")
+    table = plain(None, "arm", "state", "serves", "fingerprint", "earlier names", "why")
     for arm, record in records.items():
         names = ", ".join(record["former"]) or "–"
         why = escape(record["reason"])
@@ -177,33 +177,11 @@ def arms(records: dict[str, dict[str, Any]]) -> Table:
 
 def adapters(views: list[dict[str, Any]]) -> Table:
     """The rows of `GET /v1/adapters`."""
-    table = _table(None, "adapter", "fingerprint", "rank", "KiB", "pinned", "about", "source")
+    table = plain(None, "adapter", "fingerprint", "rank", "KiB", "pinned", "about", "source")
     for view in views:
         size, pinned = f"{view['bytes'] / 1024:.0f}", "yes" if view["pinned"] else ""
         about = escape(" · ".join(filter(None, [view["description"], *view["tags"]])))
         table.add_row(view["name"], view["fingerprint"], str(view["rank"]), size, pinned, about, escape(view["source"]))
-    return table
-
-
-def cache(views: list[dict[str, Any]]) -> Group:
-    """The replicas of `GET /v1/cache`."""
-    return Group(*map(_replica, views))
-
-
-def _replica(view: dict[str, Any]) -> Table:
-    title = f"{view['replica']} · {view['pages'] - view['free']} of {view['pages']} pages · {view['policy']}"
-    table = _table(title, "adapter", "fingerprint", "pages", "requests", "")
-    for entry in view["device"]:
-        state = [word for word in ("kept", "outdated") if entry[word]] + ([] if entry["ready"] else ["on its way"])
-        pages = ", ".join(map(str, entry["pages"]))
-        table.add_row(entry["name"], entry["fingerprint"], pages, str(entry["pins"]), ", ".join(state))
-    host = f"{view['host_bytes'] / 2**20:.1f} of {view['host_budget'] / 2**20:.0f} MiB on the host"
-    waits = [view["page_in_ms"][q] for q in ("p50", "p99")]
-    took = "" if None in waits else f" in {waits[0]:.1f} ms, 99% in {waits[1]:.1f} ms"
-    gone = ", ".join(f"{count} {reason}" for reason, count in view["evictions"].items()) or "none"
-    happened = f"{view['hits']} hits, {view['misses']} misses, {view['page_ins']} page-ins{took}; evicted: {gone}"
-    plan = f"plan: {', '.join(view['plan'])}" if view["plan"] else ""
-    table.caption = "\n".join(filter(None, [f"{host}: {', '.join(view['host']) or 'nothing'}", happened, plan]))
     return table
 
 
@@ -235,7 +213,7 @@ def print_urls(console: Console, url: str) -> None:
 
 def settings_table(settings: Settings) -> Table:
     """Every setting with the value in force."""
-    table = _table(None, "setting", "value", "what it does")
+    table = plain(None, "setting", "value", "what it does")
     for group in Settings.model_fields:
         values: BaseModel = getattr(settings, group)
         for name, field in type(values).model_fields.items():
@@ -278,7 +256,8 @@ def _default(value: object) -> str:
     return f"`{text}`" if text not in ("", "()", "frozenset()") else "none"
 
 
-def _table(title: str | None, *columns: str) -> Table:
+def plain(title: str | None, *columns: str) -> Table:
+    """An empty table without lines between its cells."""
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in columns:
         numeric = column in {"pulls", "pending", "matured", "gate", "cost ms", "rank", "KiB"}

@@ -1,6 +1,6 @@
 """Prometheus metrics of the Model replicas' caches, as one Router is told of them at a scrape."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, cast
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -32,10 +32,14 @@ class Caches:
         yield self._evictions()
         yield self._page_in()
         yield self._pages()
-        waiting = GaugeMetricFamily("pointsman_cache_waiting", "Requests that wait for adapters.", labels=["replica"])
+        yield self._gauge("waiting", "Requests that wait for adapters.", lambda view: view.waiting)
+        yield self._gauge("broken", "Adapters that could not be loaded.", lambda view: len(view.broken))
+
+    def _gauge(self, name: str, meaning: str, of: Callable[[CacheView], float]) -> Metric:
+        gauge = GaugeMetricFamily(f"pointsman_cache_{name}", meaning, labels=["replica"])
         for view in self._views:
-            waiting.add_metric([view.replica], view.waiting)
-        yield waiting
+            gauge.add_metric([view.replica], of(view))
+        return gauge
 
     def _evictions(self) -> Metric:
         meaning = "Adapters that left the device, by reason."

@@ -99,7 +99,11 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
 
     @app.get("/v1/cache", tags=["adapters"], dependencies=[inspects])
     async def cache() -> list[CacheView]:
-        """Every replica's adapters on the device and in host memory, and what has happened there."""
+        """Every replica's adapters on the device and in host memory, and what has happened there.
+
+        `problem` tells where its books do not agree with each other, which they always should. A replica that is gone
+        is left out.
+        """
         return await router.model.caches()
 
 

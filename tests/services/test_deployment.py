@@ -18,6 +18,7 @@ from services.app import application, build
 from services.cli.main import app
 from services.deployment import serve_config
 from services.edge.auth import key_hash
+from services.edge.cache_metrics import cache_exposition
 from services.edge.metrics import Metrics, merged
 from services.model import ModelReplica
 from services.scaling import PAGE_IN, Scaling
@@ -197,7 +198,7 @@ class TestFiles:
         assert durable[1:] == ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
 
     def test_alerts_and_dashboard_ask_for_metrics_that_there_are(self) -> None:
-        text = merged({"r": Metrics().render()}).decode()
+        text = (merged({"r": Metrics().render()}) + cache_exposition([])).decode()
         known = set(re.findall(r"^# TYPE (\S+)", text, re.M))
         asked = (DEPLOY / "alerts.yaml").read_text() + (DEPLOY / "grafana" / "pointsman.json").read_text()
         names = set(re.findall(r"\bpointsman_\w+", asked))

@@ -62,6 +62,7 @@ async def test_the_first_request_is_told_and_the_arm_is_suspended(world: World, 
     assert await broken(world) == {"inbox": reason.partition("loaded: ")[2]}
     kinds = [event.type for event in await world.events()]
     assert kinds[-3:] == ["decision", "arm_removed", "cancellation"]
+    assert 'pointsman_cache_broken{replica="local"} 1.0' in (await world.http.get("/metrics")).text
 
 
 async def test_others_serve_meanwhile(world: World, shelf: Path) -> None:

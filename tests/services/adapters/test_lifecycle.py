@@ -1,14 +1,17 @@
 """Adapters that come, change, go and stay while the service runs, over HTTP; every process follows the catalogue."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from services.adapters.registry import Registry
+from services.cli.cache_table import caches, problems
 from services.cli.main import app
 from tests.services.auth_keys import bearer, keys
 from tests.services.conftest import MakeWorld
@@ -261,6 +264,51 @@ async def test_the_cache_of_every_replica_is_shown(world: World, engine: FakeEng
     world.cache._counts.paged_in(2.5)
     (view,) = await world.get("/v1/cache")
     assert view["page_in_ms"] == {"p50": 2.5, "p99": 2.5}
+    assert (view["problem"], view["broken"]) == (None, {})
+
+
+async def test_books_that_do_not_agree_are_told_of(world: World) -> None:
+    """What should never be: a page that nobody has and nobody may take."""
+    lost = world.cache._table._free.pop()
+    (view,) = await world.get("/v1/cache")
+    async with listening(world.app) as url:
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["cache", "--url", url], env={"COLUMNS": "250"})
+    world.cache._table._free.append(lost)
+    assert view["problem"].startswith("pages [")
+    assert (result.exit_code, "the books are wrong: pages [" in result.output) == (1, True)
+    (view,) = await world.get("/v1/cache")
+    assert view["problem"] is None
+
+
+def test_the_table_shows_all_that_a_cache_tells() -> None:
+    entry = {"name": "mail", "fingerprint": "c0ffee", "pages": [2, 3], "pins": 7}
+    entries = [
+        entry | {"ready": True, "kept": True, "outdated": False},
+        entry | {"name": "old", "pins": 1, "ready": False, "kept": False, "outdated": True},
+    ]
+    view = {
+        "replica": "r1", "pages": 8, "free": 4, "policy": "polar_plus", "device": entries,
+        "host": ["claims", "inbox"], "host_bytes": 3 << 20, "host_budget": 64 << 20, "waiting": 5,
+        "hits": 30, "misses": 10, "page_ins": 9, "disk_reads": 6,
+        "page_in_ms": {"p50": 12.34, "p99": 50.0}, "copy_ms": {"p50": 1.2, "p99": 3.4},
+        "evictions": {"room": 4, "plan": 2}, "plan": ["mail", "claims"], "broken": {"tabs": "[gone]"}, "problem": None,
+    }  # fmt: skip
+    console = Console(width=200, record=True)
+    console.print(caches([view]))
+    shown = re.sub(r"\s+", " ", console.export_text())
+    for said in (
+        "r1 · 4 of 8 pages · polar_plus",
+        "mail c0ffee 2, 3 7 kept",
+        "old c0ffee 2, 3 1 outdated, on its way",
+        "host: 3.0 of 64 MiB: claims, inbox",
+        "30 hits (75%), 10 misses; 5 requests wait",
+        "9 page-ins in 12.3 ms (99%: 50.0 ms), of them the copy in 1.2 ms (99%: 3.4 ms); 6 read from disk",
+        "evicted: 4 room, 2 plan",
+        "plan: mail, claims",
+        "tabs cannot be loaded: [gone]",
+    ):
+        assert said in shown
+    assert problems([view, view | {"problem": "pages"}]) == ["r1: pages"]
 
 
 async def test_metrics_show_the_caches(world: World) -> None:
