@@ -61,9 +61,10 @@ class Scheduler:
         """Let a sequence wait for its turn."""
         sequence.arrival = self._arrivals
         self._arrivals += 1
-        present = [self._served[other.adapters] for other in self.all]
-        floor = min(present, default=0)  # who was away has not saved up turns
-        self._served[sequence.adapters] = max(self._served.get(sequence.adapters, 0), floor)
+        present = {other.adapters: self._served[other.adapters] for other in self.all}
+        floor = min(present.values(), default=0)  # who was away has not saved up turns
+        ahead = {adapters: tokens for adapters, tokens in self._served.items() if tokens > floor} if present else {}
+        self._served = {sequence.adapters: floor, **ahead, **present}
         self._waiting.append(sequence)
 
     def fork(self, sequence: Sequence, other: Sequence) -> bool:

@@ -1,6 +1,7 @@
 """Turns: fair among adapters, and the first in line is never passed by."""
 
 import asyncio
+import itertools
 from pathlib import Path
 
 from services.engine.base import Delta, Sampling
@@ -26,6 +27,23 @@ async def test_an_adapter_with_many_requests_does_not_hold_up_another(tmp_path: 
         engine.close()
     assert len(done) == 21
     assert done.index("wide") < 10
+
+
+async def test_who_is_gone_is_forgotten(tmp_path: Path) -> None:
+    """The books of turns hold those who compete, however many mixtures were served before."""
+    oracle = random_oracle("one key for all heads", tmp_path)
+    engine = RoutedEngine(oracle.checkpoint, oracle.adapters, max_batch=2, encode_blocks=1, kv_tokens=1024)
+    kept = []
+    try:
+        for mixture in itertools.combinations(oracle.adapters, 2):
+            _ = [
+                delta async for delta in engine.generate(PROMPTS["text only"], dict.fromkeys(mixture, 0.5), Sampling(2))
+            ]
+            kept.append(len(engine._scheduler._served))
+    finally:
+        engine.close()
+    assert len(kept) > 2
+    assert set(kept) == {1}
 
 
 async def test_a_long_request_gets_in_among_short_ones_that_keep_coming(tmp_path: Path) -> None:
