@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from cluster.archive import Damaged
 from cluster.connection import UNAVAILABLE
 from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
-from services.engine.base import InvalidPrompt
+from services.engine.base import InvalidPrompt, InvalidSchema
 from services.episodes import NoArm, OtherCoordinates
 from services.journal import Full
 from services.replicas import ReplicaLost
@@ -102,6 +102,8 @@ _KNOWN = (
 def known_error(error: Exception) -> ApiError | None:
     """What a client is told of an error that the service knows of; None for any other."""
     match error:
+        case InvalidSchema():
+            return invalid("response_format.json_schema.schema", str(error))
         case InvalidPrompt():
             return ApiError(400, str(error), param="messages", code="invalid_value")
         case NoArm():

@@ -37,6 +37,6 @@ async def _json_schema(chat: ChatRequest) -> str | None:
     if schema is None:
         return None
     try:
-        return await asyncio.to_thread(schema_text, schema)  # a large one takes long
+        return await asyncio.to_thread(schema_text, schema)  # a new one takes a while
     except ValueError as error:
         raise invalid("response_format.json_schema.schema", str(error)) from None

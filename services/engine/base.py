@@ -17,6 +17,10 @@ class InvalidPrompt(ValueError):
     """
 
 
+class InvalidSchema(InvalidPrompt):
+    """The answer cannot be held to the JSON schema: following it over the model's tokens takes too much."""
+
+
 class EngineStopped(RuntimeError):
     """The engine was closed, or has failed for good, while the request was waiting or running."""
 
@@ -135,8 +139,8 @@ class Engine(ABC):
     def generate(self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """The answer under `Σ gates[a] · adapter a` (empty: the base alone), piece by piece, choices side by side.
 
-        a is a key of `device`. Closing the iterator gives up the request. Raises InvalidPrompt, KeyError for an adapter
-        that is not there, ValueError for gates or a JSON schema that it cannot serve, EngineStopped when the engine is
+        a is a key of `device`. Closing the iterator gives up the request. Raises InvalidPrompt, InvalidSchema, KeyError
+        for an adapter that is not there, ValueError for gates that it cannot serve, EngineStopped when the engine is
         closed meanwhile.
         """
 

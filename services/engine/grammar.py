@@ -11,22 +11,25 @@ import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
 
+from services.engine.base import InvalidSchema
+from services.engine.schema_check import fault
+
 _KEPT = 32
 _OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n]{1,32}", "lenient": False}
 """Some white space, since models like to indent, but never without end. A keyword that cannot be kept is an error."""
 
 
 def schema_text(schema: Mapping[str, Any]) -> str:
-    """The schema as the engine takes it. ValueError: answers cannot be held to it, and why."""
+    """The schema as the engine takes it. ValueError: answers cannot be held to it, and why. Takes a while at first."""
     text = json.dumps(schema)
-    if fault := _fault(text):
-        raise ValueError(fault)
+    if found := _fault(text):
+        raise ValueError(found)
     return text
 
 
 @lru_cache(_KEPT)
 def _fault(schema: str) -> str:
-    return LLMatcher.validate_grammar(_grammar(schema))
+    return fault(_grammar(schema))
 
 
 def _grammar(schema: str) -> str:
@@ -40,10 +43,10 @@ class Grammar:
         self._matcher = matcher
 
     def allowed(self, vocabulary: int) -> torch.Tensor:
-        """bool [vocabulary]: tokens that may come next. ValueError: the schema takes too much to follow."""
+        """bool [vocabulary]: tokens that may come next. InvalidSchema: the schema takes too much to follow."""
         mask = self._matcher.compute_bitmask()
         if self._matcher.is_error():
-            raise ValueError(f"json_schema: {self._matcher.get_error()}")
+            raise InvalidSchema(self._matcher.get_error())
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little", count=vocabulary)
         return torch.from_numpy(bits).bool()
 
@@ -65,7 +68,7 @@ class Grammars:
         self._compiled: OrderedDict[str, Grammar] = OrderedDict()
 
     def start(self, schema: str) -> Grammar:
-        """The beginning of an answer. ValueError for a schema that `schema_text` refuses."""
+        """The beginning of an answer. InvalidSchema: over these tokens it takes more than `schema_text` found."""
         with self._lock:
             if schema not in self._compiled:
                 self._compiled[schema] = self._compile(schema)
@@ -77,5 +80,5 @@ class Grammars:
     def _compile(self, schema: str) -> Grammar:
         matcher = LLMatcher(self._tokenizer, _grammar(schema))
         if matcher.is_error():
-            raise ValueError(f"json_schema: {matcher.get_error()}")
+            raise InvalidSchema(matcher.get_error())
         return Grammar(matcher)

@@ -7,12 +7,15 @@ from typing import Any
 import httpx
 import pytest
 
+from services.engine.base import Delta, InvalidSchema
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import CONTROL
 from tests.services.images import data_url, encoded, image_part
 from tests.services.world import World, chat
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+ENDLESS = {"allOf": [{"type": "string", "pattern": f"a.{{{n}}}b"} for n in range(40)]}
+"""Patterns that must all fit: to find out whether any text does would take hours."""
 CHAT, FEEDBACK = "/v1/chat/completions", "/v1/feedback"
 
 
@@ -69,6 +72,7 @@ async def refused(world: World, response: httpx.Response, status: int, *said: st
         (schema({}, name=""), 400, "response_format.json_schema.name", ["at least 1"]),
         (schema(7), 400, "response_format.json_schema.schema", ["7", "dictionary"]),
         (schema({"not": {}}), 400, "response_format.json_schema.schema", ["Unimplemented", "not"]),
+        (schema(ENDLESS), 400, "response_format.json_schema.schema", ["takes more than 2 s"]),
         (schema({"type": "click"}), 400, "response_format.json_schema.schema", ["click"]),
         (schema({"$ref": "#/nowhere"}), 400, "response_format.json_schema.schema", ["/nowhere"]),
         ({"messages": []}, 400, "messages", ["[]", "at least 1"]),
@@ -229,3 +233,18 @@ async def test_routes_that_do_not_exist(world: World, method: str, path: str, st
     response = await world.http.request(method, path)
     assert response.status_code == status
     assert response.json()["error"].keys() == {"message", "type", "param", "code"}
+
+
+async def test_a_schema_that_the_engine_alone_finds_too_much(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passed at the edge, and is a 400 that names the field all the same; the decision is withdrawn."""
+
+    async def generate(*_: Any) -> AsyncIterator[Delta]:
+        raise InvalidSchema("fuel exhausted")
+        yield
+
+    monkeypatch.setattr(world.engine, "generate", generate)
+    response = await world.post(CHAT, chat("open the inbox", **schema({"type": "object"})))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "response_format.json_schema.schema"
+    assert "fuel exhausted" in response.json()["error"]["message"]
+    assert await world.kinds() == ["decision", "cancellation"]

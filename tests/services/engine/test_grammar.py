@@ -114,6 +114,8 @@ def test_answers_do_not_share_their_place(vocabulary: Vocabulary, tokenizer: Any
         ({"type": "nonsense"}, "nonsense"),
         ({"$ref": "#/$defs/none"}, "none"),
         ({"type": "string", "pattern": "(?<=a)b"}, "look-behind"),
+        ({"type": "integer", "multipleOf": 1234567, "minimum": 10**17}, "fuel exhausted"),  # found when compiled
+        ({"allOf": [{"type": "string", "pattern": f"a.{{{n}}}b"} for n in range(40)]}, "takes more than 2 s"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(schema: dict[str, Any], said: str) -> None:
