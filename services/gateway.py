@@ -12,7 +12,7 @@ from services.edge.auth import key_first, unknown_arms
 from services.edge.errors import ErrorBody, answer_errors
 from services.edge.headers import SecurityHeaders
 from services.edge.metrics import Metrics
-from services.edge.middleware import BodyLimit, measure
+from services.edge.middleware import BodyLimit, Measured
 from services.edge.rates import Rates
 from services.router import Router
 from services.routes import (
@@ -56,7 +56,7 @@ def build_gateway(
     app = FastAPI(title="Pointsman", summary=summary, lifespan=lifespan, responses=errors)
     app.router.route_class = key_first(Rates(settings))
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
-    app.middleware("http")(measure(metrics))
+    app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(SecurityHeaders)
     answer_errors(app)
     inference.add(app, router, settings, metrics)

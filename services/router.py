@@ -24,6 +24,7 @@ from services.configuration import policy_config
 from services.edge.tracing import tracer
 from services.engine.base import Delta, Prompt, Sampling
 from services.episodes import NoArm
+from services.generation import Generation
 from services.journal import Journal
 from services.model import Model
 from services.modes import Serving
@@ -72,6 +73,7 @@ class Routed(NamedTuple):
     fresh: bool
     durable: bool = True
     encoded_at: str = ""  # the replica that has its screen encoded
+    generation: Generation | None = None  # its answer, if that has begun
 
     @property
     def info(self) -> RoutingInfo:
@@ -267,14 +269,22 @@ class Router:
         snapshots = self.snapshots  # another router may be adopted while the decision is written
         considered = self._consider(call, encoded, last, seed=call.episode or id_)
         decision = self._decision(id_, call, considered)
-        decided = await self.journal.decide(
-            decision, call.request_key, self.settings.retry_window_s, replace=not call.is_retry, after=last
-        )
-        if decided.fresh and decision.basis:
+        routed = Routed(call, decision, fresh=True, encoded_at=encoded.report.replica)
+        generation = self._begin(routed)  # while the decision is written; nothing of it is told before that is done
+        try:
+            decided = await self.journal.decide(
+                decision, call.request_key, self.settings.retry_window_s, replace=not call.is_retry, after=last
+            )
+        except BaseException:
+            await generation.aclose()
+            raise
+        if not decided.fresh:
+            await generation.aclose()
+            return routed._replace(decision=decided.decision, fresh=False)
+        if decision.basis:
             snapshots.decided(decided.stream_id, decision.arm, considered.context.x)
-        if decided.fresh:
-            self._keep_screen(id_, call.prompt)
-        return Routed(call, decided.decision, decided.fresh, encoded_at=encoded.report.replica)
+        self._keep_screen(id_, call.prompt)
+        return routed._replace(generation=generation)
 
     async def _last_step(self, call: Call) -> LastStep | None:
         return await self.store.last_step(call.episode) if call.episode else None
@@ -325,29 +335,33 @@ class Router:
             raise AdapterUnavailable(f"adapter {gone[0]!r} was removed after the decision")
         return {name: self.arms.registry[name] for name in names}
 
+    def _begin(self, routed: Routed) -> Generation:
+        """Ask for the answer. Raises AdapterUnavailable."""
+        return Generation(self._generate(routed, self._adapters(routed.decision.gates)))
+
     async def _answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
-        clock, first_ms, ended, span = _Stopwatch(), None, list[Delta](), tracer.start_span("generate")
+        generation, ended, span = routed.generation, list[Delta](), tracer.start_span("generate")
         try:
             yield Delta("")
-            gates = routed.decision.gates
-            stream = self._generate(routed, self._adapters(gates))
-            async with contextlib.aclosing(stream):
-                async for delta in stream:
-                    first_ms = clock.ms if first_ms is None else first_ms
-                    ended += [delta] if delta.finish_reason else []
-                    yield delta
+            generation = generation or self._begin(routed)
+            async for delta in generation:
+                ended += [delta] if delta.finish_reason else []
+                yield delta
             if len(ended) < routed.call.sampling.n:
                 raise RuntimeError("the model's answer ended without a finish reason")
         finally:
+            ms, first_ms = (generation.ms, generation.first_ms) if generation else (0.0, None)
             if len(ended) == routed.call.sampling.n:
-                completion = _completion(routed, ended, clock.ms, first_ms)
+                completion = _completion(routed, ended, ms, first_ms)
                 span.set_attribute("pointsman.completion_tokens", completion.completion_tokens)
                 self._spawn(self.journal.end(completion))
             else:
                 self._spawn(self.journal.end(_cancellation(routed.decision.id)))
             span.set_attributes({"pointsman.decision": routed.decision.id, "pointsman.first_token_ms": first_ms or 0.0})
             span.end()
-            log.info("%s by %s", routed.decision.id, routed.decision.arm, extra=_line(routed, ended, clock.ms))
+            log.info("%s by %s", routed.decision.id, routed.decision.arm, extra=_line(routed, ended, ms))
+            if generation:
+                await generation.aclose()
 
     async def _generate(self, routed: Routed, adapters: Mapping[str, Adapter]) -> AsyncGenerator[Delta, None]:
         """The answer of the replica where it comes soonest; of another one if that is lost before it said anything.
@@ -433,15 +447,6 @@ class Router:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.warning("what follows a request could not be written: %s", error)
-
-
-class _Stopwatch:
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-
-    @property
-    def ms(self) -> float:
-        return (time.perf_counter() - self._start) * 1000
 
 
 def _completion(routed: Routed, ended: list[Delta], latency_ms: float, first_ms: float | None) -> Completion:

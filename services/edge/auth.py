@@ -108,7 +108,11 @@ class _Needs(SecurityBase):
         self._scope = scope
         self._for_all = for_all
 
-    def __call__(self, request: Request) -> Caller:
+    async def __call__(self, request: Request) -> Caller:  # a plain function would wait for a thread
+        return self.caller(request)
+
+    def caller(self, request: Request) -> Caller:
+        """Raises ApiError 401 or 403."""
         caller = self._gatekeeper.caller(request.headers.get("authorization"), self._scope)
         if self._for_all and caller.tenant:
             message = (
@@ -124,11 +128,11 @@ def key_first(rates: Rates) -> type[APIRoute]:
     class KeyFirst(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
-            needed = [each.call for each in self.dependant.dependencies if isinstance(each.call, _Needs)]
+            needs = [each.call for each in self.dependant.dependencies if isinstance(each.call, _Needs)]
 
             async def keyed(request: Request) -> Response:
-                for need in needed:
-                    rates.count(need(request).name)
+                for needed in needs:
+                    rates.count(needed.caller(request).name)
                 return await handle(request)
 
             return keyed

@@ -1,10 +1,8 @@
 """What happens to every request before its handler: the size of the body, and metrics."""
 
 import time
-from collections.abc import Awaitable, Callable
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.edge.errors import ApiError
@@ -43,18 +41,34 @@ class BodyLimit:
         return ApiError(413, f"body: {size} bytes, expected at most {self._limit}", code="body_too_large")
 
 
-def measure(metrics: Metrics) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    """A middleware that counts requests by route and status."""
+class Measured:
+    """Counts requests by route and status, and the seconds until their responses started."""
 
-    async def middleware(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-        started, status = time.perf_counter(), 500
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+
+        def count() -> None:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.latency.labels(route).observe(time.perf_counter() - began)
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                count()
+            await send(message)
+
         try:
-            response = await proceed(request)
-            status = response.status_code
+            await self._app(scope, receive, counted)
         finally:
-            route = getattr(request.scope.get("route"), "path", "unmatched")
-            metrics.requests.labels(route, str(status)).inc()
-            metrics.latency.labels(route).observe(time.perf_counter() - started)
-        return response
-
-    return middleware
+            if not status:
+                status = 500
+                count()

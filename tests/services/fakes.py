@@ -64,12 +64,16 @@ class FakeDevice:
 
 
 class FakeEngine(Engine):
-    """Answers `pieces`, each of them a token; before each it waits for `gate`, after `fails_after` of them it fails."""
+    """Answers `pieces`, each of them a token, and waits for `gate` before each.
+
+    The gate closes after `waits_after` of them; after `fails_after` of them it fails.
+    """
 
     def __init__(self) -> None:
         self.pieces = ["left_", "click", "(500, 250)"]
         self.finish: FinishReason | None = get_args(FinishReason)[0]
         self.fails_after: int | None = None
+        self.waits_after: int | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.encoded: list[Prompt] = []
@@ -101,6 +105,8 @@ class FakeEngine(Engine):
         done = False
         try:
             for number, piece in enumerate(self.pieces):
+                if number == self.waits_after:
+                    self.gate.clear()
                 await self.gate.wait()
                 self._fail_if_told(number)
                 for choice in range(sampling.n):

@@ -60,10 +60,11 @@ def test_a_router_must_be_there_and_fit_the_adapters(tmp_path: Path) -> None:
 
 
 def test_replicas_and_requests_in_flight_are_as_set() -> None:
-    application: Any = build(settings(server={"routers": 3, "max_ongoing": 7}, model={"replicas": 2, "gpus": 0.5}))
+    server = {"routers": 3, "max_ongoing": 7, "max_queued": 5}
+    application: Any = build(settings(server=server, model={"replicas": 2, "gpus": 0.5}))
     router = application._bound_deployment
     model = router.init_args[1]._bound_deployment
-    assert (router.num_replicas, router.max_ongoing_requests) == (3, 7)
+    assert (router.num_replicas, router.max_ongoing_requests, router.max_queued_requests) == (3, 7, 5)
     assert (model.num_replicas, model.ray_actor_options["num_gpus"]) == (2, 0.5)
 
 

@@ -54,7 +54,7 @@ async def test_requests_fail_clearly_and_work_again(
             assert await world.get("/healthz") == {"status": "ok"}
             explained = await world.post("/v1/route", chat("open the inbox"))
             assert explained.json()["arm"] == "inbox"  # deciding needs no store
-            assert world.engine.generated[1:] == []
+            assert world.engine.given_up == len(world.engine.generated) - 1  # nothing came of what was begun meanwhile
             server.start()
 
             async def back() -> bool:
