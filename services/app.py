@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from services.configuration import (
 from services.deployment import logging_config
 from services.directed import Directed
 from services.edge.metrics import Metrics, merged
+from services.engine.base import Engine
 from services.engine.loading import load
 from services.engine.routed import RoutedEngine
 from services.gateway import build_gateway
@@ -47,10 +48,37 @@ from services.screens import Screens
 from services.switching import Routers
 
 _CPU = 0.01  # next to nothing, but a head that was started with --num-cpus=0 has less: no replica is placed there
+_RETRY_AFTER_S = 1
 
 
-def build(settings: Settings, request_router: type[RequestRouter] = Directed) -> serve.Application:
-    """The application; `request_router` sends requests to Model replicas. Raises what `check` raises."""
+EngineMaker = Callable[[Settings], Engine]
+
+
+def routed_engine(settings: Settings) -> Engine:
+    """The engine of a Model replica, its model loaded."""
+    model = settings.model
+    return RoutedEngine(
+        load(model.path, dtype=model.dtype, device="cuda" if model.gpus else "cpu"),
+        max_batch=model.max_batch,
+        max_mixture=model.max_mixture,
+        kv_tokens=model.kv_tokens,
+        lora_pages=model.lora_pages,
+        prefill_chunk=model.prefill_chunk,
+        encode_blocks=model.encode_blocks,
+        image_cache=model.image_cache,
+        state_cache=model.state_cache,
+        device_rows=settings.cache.device_rows,
+        bases=base_names(settings),
+    )
+
+
+def build(
+    settings: Settings, request_router: type[RequestRouter] = Directed, engine: EngineMaker = routed_engine
+) -> serve.Application:
+    """The application; `request_router` sends requests to Model replicas, each of which makes itself an `engine`.
+
+    Raises what `check` raises.
+    """
     check(settings)
     server, model, logs = settings.server, settings.model, logging_config(settings)
     models = serve.deployment(
@@ -69,9 +97,11 @@ def build(settings: Settings, request_router: type[RequestRouter] = Directed) ->
         num_replicas=server.routers,
         logging_config=logs,
         max_ongoing_requests=server.max_ongoing,
+        max_queued_requests=server.max_queued,
+        backpressure_config={"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
         ray_actor_options={"num_cpus": _CPU},
     )(serve.ingress()(RouterDeployment))
-    return routers.bind(settings, models.bind(settings), learner.bind(settings))
+    return routers.bind(settings, models.bind(settings, engine), learner.bind(settings))
 
 
 def application(arguments: Settings) -> serve.Application:
@@ -134,24 +164,12 @@ def check(settings: Settings) -> None:
 class ModelDeployment(ModelReplica):
     """One copy of the weights."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, make_engine: EngineMaker) -> None:
         log_with_serve()
         model = settings.model
         if model.threads:
             torch.set_num_threads(model.threads)
-        engine = RoutedEngine(
-            load(model.path, dtype=model.dtype, device="cuda" if model.gpus else "cpu"),
-            max_batch=model.max_batch,
-            max_mixture=model.max_mixture,
-            kv_tokens=model.kv_tokens,
-            lora_pages=model.lora_pages,
-            prefill_chunk=model.prefill_chunk,
-            encode_blocks=model.encode_blocks,
-            image_cache=model.image_cache,
-            state_cache=model.state_cache,
-            device_rows=settings.cache.device_rows,
-            bases=base_names(settings),
-        )
+        engine = make_engine(settings)
         expected = ContextMap.load(settings.router.path).input_dimension
         if engine.feature_size != expected:
             found = f"{model.path} has {engine.feature_size}"

@@ -5,16 +5,22 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from cluster.redis_server import RedisServer
 from cluster.settings import Settings
 
+if TYPE_CHECKING:
+    from services.app import EngineMaker
+
 
 @contextlib.contextmanager
-def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
+def running(settings: Settings, *, address: str | None = None, engine: "EngineMaker | None" = None) -> Iterator[str]:
     """Serve until the block ends; yields the base URL. `address` is a Ray cluster to join; without it one starts here.
+
+    `engine` makes every Model replica another engine than the model's own.
 
     Raises ValueError for settings that cannot be served, RuntimeError when the port is taken or Redis does not start.
     """
@@ -24,7 +30,7 @@ def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
     import ray  # here, so that the environment above is seen
     from ray import serve
 
-    from services.app import build, check
+    from services.app import build, check, routed_engine
     from services.deployment import APPLICATION, http_options, logging_config, tracing_config
 
     check(settings)
@@ -33,7 +39,8 @@ def running(settings: Settings, *, address: str | None = None) -> Iterator[str]:
     _refuse_taken_port(settings)
     with _store(settings) as url:
         application = build(
-            settings.model_copy(update={"store": settings.store.model_copy(update={"url": SecretStr(url)})})
+            settings.model_copy(update={"store": settings.store.model_copy(update={"url": SecretStr(url)})}),
+            engine=engine or routed_engine,
         )
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
