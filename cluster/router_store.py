@@ -1,6 +1,7 @@
 """Trained routers that were pushed to a live service, which of them is active, and which were before."""
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any, cast
 
 from redis.exceptions import WatchError
@@ -22,6 +23,14 @@ class RouterRecord(Record):
 
 class NoEarlierRouter(RuntimeError):
     """There is nothing to roll back to."""
+
+
+class UnknownRouter(RuntimeError):
+    """It was not pushed, or is removed."""
+
+
+class RouterInUse(RuntimeError):
+    """It decides, or a rollback would return to it."""
 
 
 class RouterStore(Connection):
@@ -82,12 +91,37 @@ class RouterStore(Connection):
 
         return await self._change(event, after)
 
-    async def _change(self, event: RouterActivated, after: Callable[[list[bytes]], list[bytes]]) -> bool:
-        """Change the history and append the event, both or neither, unless nothing changes."""
+    async def remove_router(self, router: str) -> bool:
+        """Forget a router, also as one that was active long ago; False if it is not there. Raises RouterInUse."""
         key = self._key("router_history")
         while True:
             async with self._redis.pipeline(transaction=True) as pipeline:
-                await pipeline.watch(key)
+                await pipeline.watch(key, self._key("routers"))
+                history = cast(list[bytes], await pipeline.lrange(key, 0, -1))
+                if router.encode() in history[-2:]:
+                    said = "is active" if router.encode() == history[-1] else "is what a rollback returns to"
+                    raise RouterInUse(f"{router} {said}")
+                if not await cast(Any, pipeline.hexists(self._key("routers"), router)):
+                    return False
+                cast(Any, pipeline).multi()
+                pipeline.hdel(self._key("routers"), router)
+                pipeline.delete(self._key("router", router), key)
+                if left := [one for one, _ in groupby(name for name in history if name != router.encode())]:
+                    pipeline.rpush(key, *left)
+                try:
+                    await pipeline.execute()
+                    return True
+                except WatchError:
+                    continue  # another operator was faster
+
+    async def _change(self, event: RouterActivated, after: Callable[[list[bytes]], list[bytes]]) -> bool:
+        """Change the history and append the event, both or neither, unless nothing changes. Raises UnknownRouter."""
+        key = self._key("router_history")
+        while True:
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                await pipeline.watch(key, self._key("routers"))
+                if not await cast(Any, pipeline.hexists(self._key("routers"), event.router)):
+                    raise UnknownRouter(f"{event.router} is not there")
                 before = cast(list[bytes], await pipeline.lrange(key, 0, -1))
                 history = after(before)
                 if history == before:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from services.cli.client import Client, ServiceError
 
-app = typer.Typer(help="Push, activate, roll back and list trained routers.", no_args_is_help=True)
+app = typer.Typer(help="Push, activate, roll back, list and remove trained routers.", no_args_is_help=True)
 console = Console()
 
 Url = Annotated[str, typer.Option("--url", envvar="POINTSMAN_URL", help="Address of the service.")]
@@ -85,6 +85,18 @@ def rollback(url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Return to the router that was active before."""
     with Client(url, key) as service:
         _say(service.post("/v1/routers/rollback", {}), "activated", "active already")
+
+
+@app.command()
+def remove(
+    router: Annotated[str, typer.Argument(help="Its fingerprint, or the beginning of it.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Forget a router that neither decides nor is what a rollback returns to."""
+    with Client(url, key) as service:
+        name = _whole(router, [view["router"] for view in service.get("/v1/routers")])
+        _say(service.delete(f"/v1/routers/{name}"), "removed", "gone already")
 
 
 def _check_evaluation(directory: Path) -> None:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from cluster.events import RouterActivated
-from cluster.router_store import NoEarlierRouter, RouterRecord
+from cluster.router_store import NoEarlierRouter, RouterInUse, RouterRecord, UnknownRouter
 from cluster.settings import Settings
 from policies.context import ContextMap
 from services.configuration import make_policy
@@ -111,7 +111,10 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
             _check(ContextMap.parse(*found(files, "router", name), "the store"), router, settings)
         await keep(configured, "settings")  # what a rollback leads to, whatever the settings say by then
         event = RouterActivated(time=time.time(), router=name, by=caller.name)
-        changed = await router.store.activate_router(event, before=configured.fingerprint)
+        try:
+            changed = await router.store.activate_router(event, before=configured.fingerprint)
+        except UnknownRouter:  # it was removed meanwhile
+            raise ApiError(404, f"router: {name!r} is unknown", param="router", code="not_found") from None
         return RouterChange(router=name, changed=changed)
 
     @app.post("/v1/routers/rollback", tags=["routers"])
@@ -126,6 +129,18 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
         except NoEarlierRouter as error:  # somebody else has changed it meanwhile
             raise ApiError(409, f"router: {error}", param="router", code="no_earlier_router") from None
         return RouterChange(router=earlier[0], changed=changed)
+
+    @app.delete("/v1/routers/{name}", tags=["routers"], dependencies=[admins])
+    async def remove(name: str) -> RouterChange:
+        """Forget a router that was pushed. Not the active one, nor that before it, nor the one of the settings."""
+        if name == configured.fingerprint:
+            raise ApiError(409, f"router: {name} is the one of router.path", param="router", code="router_in_use")
+        try:
+            removed = await router.store.remove_router(name)
+        except RouterInUse as error:
+            raise ApiError(409, f"router: {error}", param="router", code="router_in_use") from None
+        found(removed or None, "router", name)
+        return RouterChange(router=name, changed=True)
 
 
 def _of_settings(configured: ContextMap) -> RouterRecord:

@@ -212,3 +212,50 @@ async def test_a_router_of_unknown_adapters_or_other_features_is_refused(world: 
     response = await world.post("/v1/routers", body(other))
     assert response.status_code == 400
     assert "encode_blocks 7, expected 2" in response.json()["error"]["message"]
+
+
+async def removed(world: World, contexts: ContextMap, status: int = 200) -> str:
+    response = await world.http.delete(f"/v1/routers/{contexts.fingerprint}")
+    assert response.status_code == status, response.text
+    return response.text
+
+
+async def test_a_router_is_removed_unless_it_decides_or_a_rollback_returns_to_it(
+    live: World, other_contexts: ContextMap
+) -> None:
+    third, fourth = fit(2.0), fit(5.0)
+    for contexts in (other_contexts, third, fourth):
+        await push(live, contexts)
+    assert "is unknown" in await removed(live, fit(6.0), 404)
+    assert "router.path" in await removed(live, live.contexts, 409)
+    for contexts in (other_contexts, third, other_contexts, fourth):
+        await activate(live, contexts)
+    await deciding(live, fourth)
+    assert "is active" in await removed(live, fourth, 409)
+    assert "what a rollback returns to" in await removed(live, other_contexts, 409)
+    await removed(live, third)
+    assert third.fingerprint not in [view["router"] for view in await live.get("/v1/routers")]
+    assert await live.store.router_files(third.fingerprint) is None
+    assert (await live.post(f"/v1/routers/{third.fingerprint}/activate", {})).status_code == 404
+    for expected in (other_contexts, live.contexts):  # what was active before the one that is gone, each once
+        assert (await rolled_back(live)).json()["router"] == expected.fingerprint
+    await deciding(live, live.contexts)
+    await removed(live, fourth)
+    assert await push(live, fourth) == {"router": fourth.fingerprint, "changed": True}
+
+
+async def test_removing_and_activating_at_once_leaves_no_active_router_without_files(
+    live: World, other_contexts: ContextMap
+) -> None:
+    for _ in range(8):
+        await push(live, other_contexts)
+        name = other_contexts.fingerprint
+        done = await asyncio.gather(
+            live.post(f"/v1/routers/{name}/activate", {}), live.http.delete(f"/v1/routers/{name}")
+        )
+        if done[0].status_code == 200:
+            assert done[1].status_code == 409
+            assert await live.store.router_files(name)
+            await rolled_back(live)
+        else:
+            assert [one.status_code for one in done] == [404, 200]

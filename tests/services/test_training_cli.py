@@ -74,6 +74,9 @@ async def test_a_router_is_pushed_activated_and_rolled_back(
     states = json.loads(await terminal("router", "list", "--json"))
     assert {view["router"]: view["state"] for view in states} == {mine: "active", other: "pushed"}
     assert await terminal("router", "activate", "xyz", code=1) == ""
+    assert await terminal("router", "remove", mine, code=1) == ""
+    assert f"{other}: removed" in await terminal("router", "remove", other[:6])
+    assert [view["router"] for view in json.loads(await terminal("router", "list", "--json"))] == [mine]
 
 
 async def test_a_router_that_the_log_found_worse_is_not_activated_by_mistake(
