@@ -13,7 +13,7 @@ from services.adapters.cache import AdapterCache
 from services.adapters.cache_view import CacheView
 from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
 from services.adapters.shelf import Adapter, Shelf, other_content
-from services.engine.base import Delta, Engine, InvalidPrompt, Prompt, Sampling
+from services.engine.base import Delta, Engine, Gate, InvalidPrompt, Prompt, Sampling, added
 from services.replicas import Encoded, Meter, ReplicaLost, Report
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Model(Protocol):
     def generate(
         self,
         prompt: Prompt,
-        gates: Mapping[str, float],
+        gates: Mapping[str, Gate],
         sampling: Sampling,
         adapters: Mapping[str, Adapter],
         at: str = "",
@@ -78,16 +78,16 @@ class ModelReplica:
     async def generate(
         self,
         prompt: Prompt,
-        gates: Mapping[str, float],
+        gates: Mapping[str, Gate],
         sampling: Sampling,
         adapters: Mapping[str, Adapter],
         at: str = "",  # noqa: ARG002 - it is there
     ) -> AsyncGenerator[Delta, None]:
         versions = {name: self._cache.latest(adapters[name]) for name in gates}
         served = {name: adapter.fingerprint for name, adapter in versions.items()}
-        by_hash: dict[str, float] = defaultdict(float)  # two names may stand for the same weights
+        by_hash: dict[str, Gate] = defaultdict(float)  # two names may stand for the same weights
         for name, gate in gates.items():
-            by_hash[served[name]] += gate
+            by_hash[served[name]] = added(by_hash[served[name]], gate)
         deltas = self._engine.generate(prompt, by_hash, sampling)
         with self._there.measured():
             async with self._cache.pin(versions.values()), contextlib.aclosing(deltas):
@@ -156,7 +156,7 @@ class RemoteModel:
     async def generate(
         self,
         prompt: Prompt,
-        gates: Mapping[str, float],
+        gates: Mapping[str, Gate],
         sampling: Sampling,
         adapters: Mapping[str, Adapter],
         at: str = "",

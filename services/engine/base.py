@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 from services.adapters.tiers import DeviceTier
 
 FinishReason = Literal["stop", "length"]
+Gate = float | tuple[float, ...]
+"""How much of an adapter: as much in every decoder block, or so much in each of them."""
 
 
 class InvalidPrompt(ValueError):
@@ -118,6 +120,14 @@ class Delta(NamedTuple):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+def added(one: Gate, other: Gate) -> Gate:
+    """The gate of weights that two adapters have in common."""
+    if not isinstance(one, tuple):
+        return added(other, one) if isinstance(other, tuple) else one + other
+    others = other if isinstance(other, tuple) else (other,) * len(one)
+    return tuple(a + b for a, b in zip(one, others, strict=True))
+
+
 class Engine(ABC):
     """Hosts one model and its adapters."""
 
@@ -136,8 +146,10 @@ class Engine(ABC):
         """Raw features of what the router looks at, float16 bytes [D]. Raises InvalidPrompt."""
 
     @abstractmethod
-    def generate(self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    def generate(self, prompt: Prompt, gates: Mapping[str, Gate], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """The answer under `Σ gates[a] · adapter a` (empty: the base alone), piece by piece, choices side by side.
+
+        Where an adapter has a gate for each block, its part of the vision tower has their mean.
 
         a is a key of `device`. Closing the iterator gives up the request. Raises InvalidPrompt, InvalidSchema, KeyError
         for an adapter that is not there, ValueError for gates that it cannot serve, EngineStopped when the engine is

@@ -16,6 +16,7 @@ from services.engine.base import (
     Engine,
     EngineStopped,
     FinishReason,
+    Gate,
     InvalidPrompt,
     Prompt,
     Sampling,
@@ -77,7 +78,7 @@ class FakeEngine(Engine):
         self.gate = asyncio.Event()
         self.gate.set()
         self.encoded: list[Prompt] = []
-        self.generated: list[tuple[Prompt, dict[str, float], Sampling]] = []
+        self.generated: list[tuple[Prompt, dict[str, Gate], Sampling]] = []
         self.given_up = 0
         self.stopped = False
         self.memory = FakeDevice()
@@ -99,7 +100,7 @@ class FakeEngine(Engine):
         return features(routed.instruction, routed.images[0] if routed.images else None).tobytes()
 
     async def generate(
-        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
+        self, prompt: Prompt, gates: Mapping[str, Gate], sampling: Sampling
     ) -> AsyncGenerator[Delta, None]:
         self.generated.append((prompt, {self.memory.names[key]: gate for key, gate in gates.items()}, sampling))
         done = False

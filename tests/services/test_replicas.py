@@ -10,7 +10,7 @@ from services.adapters.cache import AdapterCache
 from services.adapters.cache_view import CacheView
 from services.adapters.shelf import Adapter
 from services.configuration import make_cache, make_shelf
-from services.engine.base import Delta, Prompt, Sampling
+from services.engine.base import Delta, Gate, Prompt, Sampling
 from services.model import ModelReplica
 from services.replicas import Encoded, ReplicaLost, Report
 from tests.services.fakes import FakeEngine
@@ -38,7 +38,7 @@ class Pair:
     async def generate(
         self,
         prompt: Prompt,
-        gates: Mapping[str, float],
+        gates: Mapping[str, Gate],
         sampling: Sampling,
         adapters: Mapping[str, Adapter],
         at: str = "",

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from services.engine.base import Delta, Engine, EngineStopped, Prompt, Sampling
+from services.engine.base import Delta, Engine, EngineStopped, Gate, Prompt, Sampling
 from services.engine.loading import Checkpoint
 from services.engine.routed.layout import Adapter
 from services.engine.routed.outbox import Outbox
@@ -84,7 +84,7 @@ class RoutedEngine(Engine):
         return await asyncio.wrap_future(self._stepper.call(lambda: self._runner.encode(*routed)))
 
     async def generate(
-        self, prompt: Prompt, gates: Mapping[str, float], sampling: Sampling
+        self, prompt: Prompt, gates: Mapping[str, Gate], sampling: Sampling
     ) -> AsyncGenerator[Delta, None]:
         members = self._members(gates)
         schema, grammars = sampling.json_schema, self._runner.vocabulary
@@ -112,10 +112,12 @@ class RoutedEngine(Engine):
         self.check()
         return await asyncio.get_running_loop().run_in_executor(self._reader, read)
 
-    def _members(self, gates: Mapping[str, float]) -> dict[Adapter, float]:
+    def _members(self, gates: Mapping[str, Gate]) -> dict[Adapter, Gate]:
         for name, gate in gates.items():
-            if not math.isfinite(gate):
+            if not all(map(math.isfinite, gate if isinstance(gate, tuple) else (gate,))):
                 raise ValueError(f"gates: {name} has {gate}, expected a finite number")
+            if isinstance(gate, tuple) and len(gate) != self._runner.layers:
+                raise ValueError(f"gates: {name} has {len(gate)}, expected one or {self._runner.layers} (blocks)")
         if len(gates) > self._max_mixture:
             raise ValueError(f"gates: {len(gates)} adapters, expected at most {self._max_mixture} (max_mixture)")
         members = {self._adapter(name): gate for name, gate in gates.items()}

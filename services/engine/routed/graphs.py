@@ -1,7 +1,7 @@
 """Decoding on a GPU: one CUDA graph for each shape that a step can have, captured when it is first needed.
 
-A shape is the rows (a power of two), the length of the arena's cut and the pages of the window, 0 without adapters. The
-graph reads what differs from step to step from memory of its own.
+A shape is the rows (a power of two), the length of the arena's cut, the pages of the window, 0 without adapters, and
+whether blocks have gates of their own. The graph reads what differs from step to step from memory of its own.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import rms_norm
 
 from services.adapters.tiers import PAGE
+from services.engine.base import Gate
 from services.engine.routed import kernels
 from services.engine.routed.decoder import Logits
 from services.engine.routed.kv import KvArena
@@ -28,6 +29,7 @@ class _Step(NamedTuple):
     rows: int
     length: int
     ranks: int
+    tables: int  # of gates: one for all blocks, or one for each
 
 
 class _Graph(NamedTuple):
@@ -48,7 +50,8 @@ class GraphDecoder:
         self._numbers = torch.zeros(3, rows, dtype=torch.long, device=device)
         self._staged = torch.zeros(3, rows, dtype=torch.long, pin_memory=True)
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._gates = weights.embeddings.new_zeros(rows * window.capacity * PAGE)
+        self._gates = weights.embeddings.new_zeros(shape.layers * rows * window.capacity * PAGE)
+        self._tables = 1
         self._gated_for: tuple[Any, ...] = ()
         self._graphs: dict[_Step, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -59,28 +62,29 @@ class GraphDecoder:
         group, d = shape.heads // shape.kv_heads, shape.head_dim
         return dtype != torch.float16 and group <= 16 and d in (16, 32, 64, 128, 256)
 
-    def __call__(self, numbers: torch.Tensor, gates: Ordered[Mapping[Adapter, float]]) -> Logits:
+    def __call__(self, numbers: torch.Tensor, gates: Ordered[Mapping[Adapter, Gate]]) -> Logits:
         """What follows token, length and position [3, B] of the first rows, valid until the next call."""
         count = numbers.shape[1]
         rows = min(1 << (count - 1).bit_length(), self._arena.rows)
-        step = _Step(rows, self._arena.length, self._window.ranks if any(gates) else 0)
+        ranks = self._window.ranks if any(gates) else 0
+        step = _Step(rows, self._arena.length, ranks, self._set_gates(rows, gates) if ranks else 1)
         self._copied.synchronize()
         self._staged[:, :count] = numbers
         self._staged[:, count:] = 0
         self._numbers.copy_(self._staged, non_blocking=True)
         self._copied.record()
-        if step.ranks:
-            self._set_gates(step, gates)
         graph = self._graphs.get(step) or self._capture(step)
         graph.graph.replay()
         return Logits(graph.logits[:count], graph.likeliest[:, :count])
 
-    def _set_gates(self, step: _Step, gates: Ordered[Mapping[Adapter, float]]) -> None:
-        wanted = (step, self._window.version, list(gates))
+    def _set_gates(self, rows: int, gates: Ordered[Mapping[Adapter, Gate]]) -> int:
+        """Bring gates to where the graphs read them; the number of their tables."""
+        wanted = (rows, self._window.version, list(gates))
         if wanted != self._gated_for:
-            table = self._window.gates([*gates, *[{}] * (step.rows - len(gates))])
-            self._gates[: table.numel()].copy_(table.flatten())
-            self._gated_for = wanted
+            tables = self._window.gates([*gates, *[{}] * (rows - len(gates))])
+            self._gates[: tables.numel()].copy_(tables.flatten())
+            self._gated_for, self._tables = wanted, len(tables)
+        return self._tables
 
     def _capture(self, step: _Step) -> _Graph:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -95,18 +99,18 @@ class GraphDecoder:
         return self._graphs[step]
 
     def _compute(self, step: _Step) -> tuple[torch.Tensor, torch.Tensor]:
-        weights, shape, (rows, length, ranks) = self._weights, self._shape, step
+        weights, shape, (rows, length, ranks, tables) = self._weights, self._shape, step
         tokens, lengths, positions = (line[:rows] for line in self._numbers)
-        gates = self._gates[: rows * ranks].view(rows, ranks)
+        by_layer = [*self._gates[: tables * rows * ranks].view(tables, rows, ranks)] * (shape.layers // tables)
         splits = 1
         while rows * shape.kv_heads * splits < 128 and splits * _SPLIT < length:
             splits *= 2
         turns = torch.view_as_real(self._rotary.answer(positions)).contiguous()
         h = weights.embeddings[tokens]
         expand = self._expand(0, ranks)
-        normed = kernels.add(h, None, gates, expand["down_proj"], weights.input_norms[0], shape.eps)
+        normed = kernels.add(h, None, by_layer[0], expand["down_proj"], weights.input_norms[0], shape.eps)
         for layer in range(shape.layers):
-            expand = self._expand(layer, ranks)
+            expand, gates = self._expand(layer, ranks), by_layer[layer]
             keys, values = self._arena.keys[layer], self._arena.values[layer]
             queries = kernels.finish_heads(
                 self._both("qkv", layer, normed.scaled, ranks),

@@ -8,12 +8,13 @@ after its last request, until another one needs them.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import torch
 
 from services.adapters.tiers import PAGE
+from services.engine.base import Gate
 from services.engine.products import Apart, Folded, Matrix
 from services.engine.routed.layout import Adapter, Page
 from services.engine.routed.shape import GROUPS, Shape
@@ -28,6 +29,7 @@ class PageWindow:
 
     def __init__(self, weights: Weights, shape: Shape, capacity: int) -> None:
         self._weights = weights
+        self._layers = shape.layers
         self.capacity = capacity
         self.expanded = {
             module: weights.embeddings.new_zeros(shape.layers, capacity * PAGE, out)
@@ -71,13 +73,14 @@ class PageWindow:
         self._pins.subtract(tuple(adapters))
         self._pins += Counter()  # without those that nobody holds
 
-    def gates(self, rows: list[Mapping[Adapter, float]]) -> torch.Tensor:
-        """G [rows, ranks]: the gate of every rank row for each row of a batch."""
-        table = torch.zeros(len(rows), self.pages)
+    def gates(self, rows: Sequence[Mapping[Adapter, Gate]]) -> torch.Tensor:
+        """G [1, rows, ranks]: the gate of every rank row for each row of a batch; [layers, …] where blocks differ."""
+        layers = self._layers if any(isinstance(gate, tuple) for gates in rows for gate in gates.values()) else 1
+        table = torch.zeros(layers, len(rows), self.pages)
         for row, gates in enumerate(rows):
             for adapter, gate in gates.items():
-                table[row, list(self._places[adapter])] = gate
-        return table.repeat_interleave(PAGE, 1)
+                table[:, row, list(self._places[adapter])] = torch.tensor(gate).view(-1, 1)
+        return table.repeat_interleave(PAGE, 2)
 
     def settle(self, rows: int) -> None:
         """Note a step of `rows` rows. After some without a change, the window is prepared for products of so many."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from services.engine.base import Gate
 from services.engine.routed.layout import Adapter
 from services.engine.routed.pages import PageWindow
 from services.engine.routed.shape import GROUPS, Shape
@@ -33,14 +34,15 @@ class Packed(Projections):
     """Every row with its own gates over the active pages: one product for W and all A, then a B for each module."""
 
     def __init__(self, window: PageWindow, shape: Shape, gates: torch.Tensor) -> None:
-        """`gates` [T, ranks] of the window."""
+        """`gates` [1 or layers, T, ranks] of the window."""
         self._window = window
-        self._gates = {group: gates.repeat(1, len(modules)) for group, modules in GROUPS.items()}
+        times = shape.layers // len(gates)
+        self._gates = {group: [*gates.repeat(1, 1, len(modules))] * times for group, modules in GROUPS.items()}
         self._outs = {group: [shape.outputs[module] for module in modules] for group, modules in GROUPS.items()}
 
     def __call__(self, group: str, layer: int, x: torch.Tensor) -> torch.Tensor:
         y, shrunk = self._window.both[group][layer](x)
-        gated = shrunk * self._gates[group]
+        gated = shrunk * self._gates[group][layer]
         modules = GROUPS[group]
         if len(modules) == 1:
             self._window.expand[modules[0]][layer].add(y, gated)
@@ -54,7 +56,7 @@ class Packed(Projections):
 class Own:
     """The adapters of one prompt, the same for all its rows."""
 
-    def __init__(self, shape: Shape, gates: Mapping[Adapter, float]) -> None:
+    def __init__(self, shape: Shape, gates: Mapping[Adapter, Gate]) -> None:
         self._outs = {group: [shape.outputs[module] for module in modules] for group, modules in GROUPS.items()}
         pages = [(page, gate) for adapter, gate in gates.items() for page in adapter.pages]
         self._shrink = {group: _joined([page.shrink[group] for page, _ in pages], 2).flatten(1, 2) for group in GROUPS}
@@ -90,5 +92,7 @@ def _joined(tensors: list[torch.Tensor], axis: int) -> torch.Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, axis)
 
 
-def _gated(expand: torch.Tensor, gate: float) -> torch.Tensor:
+def _gated(expand: torch.Tensor, gate: Gate) -> torch.Tensor:
+    if isinstance(gate, tuple):
+        return expand * expand.new_tensor(gate)[:, None, None]
     return expand if gate == 1 else expand * gate

@@ -11,7 +11,7 @@ import torch
 from services.adapters import files
 from services.adapters.tiers import PAGE
 from services.engine.answer import Answer
-from services.engine.base import Prompt, Sampling
+from services.engine.base import Gate, Prompt, Sampling
 from services.engine.features import EarlyFeatures
 from services.engine.grammar import Grammar
 from services.engine.loading import Checkpoint
@@ -82,7 +82,7 @@ class Runner:
         self._decoder = Decoder(self._weights, shape)
         self._plain = Plain(self._weights)
         self._packed: Projections = self._plain
-        self._packed_for: tuple[int, list[Mapping[Adapter, float]]] = (0, [])
+        self._packed_for: tuple[int, list[Mapping[Adapter, Gate]]] = (0, [])
         self.window = PageWindow(self._weights, shape, lora_pages)
         self.arena = KvArena(shape, kv_tokens, max_batch, dtype=self._dtype, device=self._device)
         self._early = EarlyStates(encode_blocks, state_cache)
@@ -93,6 +93,11 @@ class Runner:
     def pads(self) -> bool:
         """Whether a step computes more rows than decode, so that it must know all of them."""
         return self._graphs is not None
+
+    @property
+    def layers(self) -> int:
+        """Decoder blocks."""
+        return self._shape.layers
 
     @property
     def feature_size(self) -> int:
@@ -123,12 +128,12 @@ class Runner:
 
     @torch.inference_mode()
     def read(
-        self, prompt: Prompt, gates: Mapping[Adapter, float], sampling: Sampling, grammar: Grammar | None = None
+        self, prompt: Prompt, gates: Mapping[Adapter, Gate], sampling: Sampling, grammar: Grammar | None = None
     ) -> list[Sequence]:
         """A sequence for each choice, that has computed nothing yet. Raises InvalidPrompt."""
         if sampling.logprobs is not None:
             self.vocabulary.prepare()
-        tower = TowerMixture((adapter.tower, gate) for adapter, gate in gates.items())
+        tower = TowerMixture((adapter.tower, _mean(gate)) for adapter, gate in gates.items())
         tokens = self._tokenizer.encode(prompt, generate=True, tower=tower)
         positions = self._positions(tokens)
         most = self._tokenizer.room - len(tokens.ids)
@@ -209,3 +214,7 @@ class Runner:
             found = iter(self._vision.screens(images, group[0].prompt.tower))
             for sequence in group:
                 sequence.screens = list(itertools.islice(found, len(sequence.prompt.images)))
+
+
+def _mean(gate: Gate) -> float:
+    return sum(gate) / len(gate) if isinstance(gate, tuple) else gate

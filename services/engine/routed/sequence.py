@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from services.engine.answer import Answer
+from services.engine.base import Gate
 from services.engine.routed.early import Early
 from services.engine.routed.layout import Adapter
 from services.engine.routed.projections import Own
@@ -23,7 +24,7 @@ class Sequence:
     """
 
     prompt: Tokens
-    gates: Mapping[Adapter, float]
+    gates: Mapping[Adapter, Gate]
     answer: Answer
     sampler: Sampler
     positions: torch.Tensor  # int64 [3, T] of the prompt

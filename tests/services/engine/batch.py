@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from services.engine.base import Prompt, Sampling
+from services.engine.base import Gate, Prompt, Sampling
 from services.engine.routed.layout import Adapter
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Chunk, Scheduler
@@ -25,10 +25,10 @@ class Batch:
         self.logits: dict[Sequence, list[torch.Tensor]] = {}
         self._said: dict[Sequence, list[int]] = {}
 
-    def add(self, prompt: Prompt, gates: Mapping[str, float], said: list[int]) -> Sequence:
+    def add(self, prompt: Prompt, gates: Mapping[str, Gate], said: list[int]) -> Sequence:
         return self.add_with(prompt, {self._adapters[name]: gate for name, gate in gates.items()}, said)
 
-    def add_with(self, prompt: Prompt, members: Mapping[Adapter, float], said: list[int]) -> Sequence:
+    def add_with(self, prompt: Prompt, members: Mapping[Adapter, Gate], said: list[int]) -> Sequence:
         (sequence,) = self.runner.read(prompt, members, Sampling(max_tokens=len(said) + 1))
         self.logits[sequence], self._said[sequence] = [], list(said)
         self.scheduler.add(sequence)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from cluster.settings import ModelSettings
 from examples.miniwob.model import ImagesOnlyProcessor, load_processor
-from services.engine.base import Prompt
+from services.engine.base import Gate, Prompt
 from services.engine.loading import Checkpoint, load
 
 WORLD: Final = Path(ModelSettings().path)
+_BLOCK: Final = re.compile(r"language_model\.layers\.(\d+)\.")
 ALL: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 SHAPES: Final[dict[str, dict[str, Any]]] = {
@@ -114,6 +116,7 @@ class Oracle:
         self.adapters = adapters
         self._processor = processor
         self._mixtures: dict[str, str] = {}
+        self._scales: dict[tuple[str, str], float] = {}
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -134,10 +137,13 @@ class Oracle:
     def _names(self) -> dict[str, str]:
         return {name: f"adapter{number}" for number, name in enumerate(self.adapters)}
 
-    def model(self, gates: Mapping[str, float]) -> Any:
-        """The model under gates: a mixture is PEFT's exact combination `cat`."""
+    def model(self, gates: Mapping[str, Gate]) -> Any:
+        """The model under gates: a mixture is PEFT's exact combination `cat`, unless blocks have gates of their own."""
         if not gates:
             return self._checkpoint.model
+        if any(isinstance(gate, tuple) for gate in gates.values()):
+            return self._scaled(gates)
+        self._rescale({})
         if list(gates.values()) == [1.0]:
             self._peft.set_adapter(self._names[next(iter(gates))])
             return self._peft
@@ -150,6 +156,20 @@ class Oracle:
         self._peft.set_adapter(self._mixtures[key])
         return self._peft
 
+    def _scaled(self, gates: Mapping[str, Gate]) -> Any:
+        """PEFT's adapters side by side, each with the scale of every block times its gate there."""
+        self._rescale({self._names[name]: gate for name, gate in gates.items()})
+        self._peft.base_model.set_adapter([self._names[name] for name in gates])
+        return self._peft
+
+    def _rescale(self, gates: Mapping[str, Gate]) -> None:
+        for path, module in self._peft.named_modules():
+            if isinstance(module, LoraLayer) and (match := _BLOCK.search(path)):
+                for name in set(self._names.values()) & set(module.scaling):
+                    own = self._scales.setdefault((path, name), module.scaling[name])
+                    gate = gates.get(name, 1.0)
+                    module.scaling[name] = own * (gate[int(match[1])] if isinstance(gate, tuple) else gate)
+
     def _unscale(self, mixture: str) -> None:
         """PEFT has put the members' scales into the weights, but a first member with rsLoRA scales them once more."""
         for module in self._peft.modules():
@@ -157,7 +177,7 @@ class Oracle:
                 module.scaling[mixture] = 1.0
 
     @torch.inference_mode()
-    def logits(self, prompt: Prompt, gates: Mapping[str, float], answer: list[int]) -> torch.Tensor:
+    def logits(self, prompt: Prompt, gates: Mapping[str, Gate], answer: list[int]) -> torch.Tensor:
         """Logits [1 + len(answer), vocabulary] from the prompt's last token on, in one plain pass."""
         inputs = self.inputs(prompt)
         ids = torch.tensor([answer], dtype=torch.long)
@@ -171,7 +191,7 @@ class Oracle:
         return logits[-1 - len(answer) :]
 
     @torch.inference_mode()
-    def answer(self, prompt: Prompt, gates: Mapping[str, float], tokens: int) -> str:
+    def answer(self, prompt: Prompt, gates: Mapping[str, Gate], tokens: int) -> str:
         """The greedy answer of `generate`."""
         inputs = self.inputs(prompt)
         output = self.model(gates).generate(**inputs, max_new_tokens=tokens, do_sample=False)

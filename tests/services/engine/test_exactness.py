@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from services.engine.base import Gate
 from services.engine.routed.early import Early, EarlyStates
 from services.engine.routed.layout import Adapter
 from services.engine.routed.runner import Runner
@@ -52,6 +53,31 @@ def test_logits_of_every_prompt_under_every_kind_of_gates(oracle: Oracle, runner
     batch.run()
     for seed, (sequence, (prompt, gates)) in enumerate(zip(sequences, rows, strict=True)):
         close(batch.logits[sequence], oracle.logits(prompt, gates, said(seed)))
+
+
+def by_block(layers: int) -> list[dict[str, Gate]]:
+    """Gates that differ from block to block, some zero, some negative, one mixture with an even one."""
+    falling = tuple(1.0 - block / layers for block in range(layers))
+    late = tuple(float(block == layers - 1) for block in range(layers))
+    turning = tuple((-1.0) ** block * 0.6 for block in range(layers))
+    return [{"all": falling}, {"patterned": late, "wide": turning}, {"all": turning, "late": 0.5, "single": falling}]
+
+
+@pytest.mark.parametrize("chunk", [23, 512])
+def test_logits_where_every_block_has_gates_of_its_own(oracle: Oracle, runner: Runner, chunk: int) -> None:
+    """Beside rows with even gates, before which and after which the batch is computed as always."""
+    layers = runner.layers
+    kinds: list[dict[str, Gate]] = [*by_block(layers), {}, {"all": 0.5, "wide": 0.3}]
+    rows = list(itertools.product([PROMPTS["one screen"], PROMPTS["text only"]], kinds))
+    batch = Batch(oracle, runner, chunk=chunk)
+    sequences = [batch.add(prompt, gates, said(seed)) for seed, (prompt, gates) in enumerate(rows)]
+    batch.run()
+    for seed, (sequence, (prompt, gates)) in enumerate(zip(sequences, rows, strict=True)):
+        close(batch.logits[sequence], oracle.logits(prompt, gates, said(seed)))
+    even, same = ({"wide": gate} for gate in (0.7, (0.7,) * layers))
+    torch.testing.assert_close(
+        oracle.logits(PROMPTS["text only"], even, said(1)), oracle.logits(PROMPTS["text only"], same, said(1))
+    )
 
 
 def test_rows_that_lost_their_place_go_on_where_they_were(oracle: Oracle) -> None:

@@ -276,6 +276,7 @@ class TestGenerate:
         [
             ({"nobody": 1.0}, KeyError, "nobody"),
             ({0: float("nan")}, ValueError, "has nan, expected a finite number"),
+            ({0: (0.5,)}, ValueError, r"has 1, expected one or \d+ \(blocks\)"),
             (dict.fromkeys(range(5), 0.2), ValueError, "5 adapters, expected at most 4"),
         ],
     )
