@@ -79,7 +79,8 @@ class Decision(Record):
     `propensity` is exact given the earlier decisions of the episode, which `step` sums up; a decision by itself has no
     step. `propensity_error` is its standard error as an estimate of the ideal policy's, where that has no closed form.
     `tuning` holds the policy's settings that may change without a restart, as they were. `adapters` maps each adapter
-    that served to its content hash; `mixture` is there if a mixture did. `router` is the fingerprint of the context
+    that served to its content hash; `mixture` is there if a mixture did, `layer_gates` if it had other gates in each
+    decoder block. `router` is the fingerprint of the context
     map, `features` the raw h as float16 bytes; they travel as a binary field of their own, never in the JSON.
     """
 
@@ -94,6 +95,7 @@ class Decision(Record):
     arm: str
     gates: dict[str, float]
     mixture: Mixture | None = None
+    layer_gates: dict[str, tuple[float, ...]] = {}
     adapters: dict[str, str]
     propensity: Annotated[float, Field(gt=0, le=1)]
     propensity_error: Annotated[float, Field(ge=0)] = 0.0

@@ -61,6 +61,13 @@ class ContextMap:
         X, G = self.map_batch(checks.array("h", h, (self.input_dimension,))[np.newaxis])
         return Context(X[0], dict(zip(self.arms, G[0].tolist(), strict=True)))
 
+    def layer_gates(self, h: npt.ArrayLike) -> dict[str, Array]:
+        """The gates [L] of each arm for features h [D], one a decoder block; empty where all blocks share a head."""
+        if not len(self.projection.apart):
+            return {}
+        (gates,) = self.projection.layer_gates(checks.array("h", h, (self.input_dimension,))[np.newaxis])
+        return dict(zip(self.arms, gates.T, strict=True))
+
     def map_batch(self, H: npt.ArrayLike) -> tuple[Array, Array]:
         """X [n,d] and gates G [n,K] in the order of `arms`, for features H [n,D]."""
         return self.projection.apply(H)
@@ -120,7 +127,8 @@ class ContextMap:
     def _arrays(self) -> dict[str, Array]:
         weights = {name: getattr(self.projection, name) for name in _WEIGHTS}
         sums = {name: getattr(self.statistics, name) for name in _SUMS}
-        arrays = weights | sums | self.supervision.arrays()
+        heads = {"apart": self.projection.apart} if self.projection.apart.size else {}
+        arrays = weights | sums | heads | self.supervision.arrays()
         return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
 
     @classmethod
@@ -128,7 +136,8 @@ class ContextMap:
         if document["format"] != _FORMAT:
             raise ValueError(f"format is {document['format']}, expected {_FORMAT}")
         weights, sums = ({name: arrays[name] for name in names} for names in (_WEIGHTS, _SUMS))
-        projection = Projection(**weights, temperature=document["temperature"])
+        heads = {"apart": arrays["apart"]} if "apart" in arrays else {}
+        projection = Projection(**weights, **heads, temperature=document["temperature"])
         statistics = SupervisedStatistics(tuple(document["prior_arms"]), document["prior_examples"], **sums)
         supervision = Supervision.parse(document, arrays)
         arms = tuple(document["arms"])

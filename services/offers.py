@@ -4,15 +4,24 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from cluster.events import Mixture
-from policies.mixtures import mixture
+from policies.checks import Array
+from policies.mixtures import in_blocks, mixture
 from services.arms import Arms
 
 
 class Offer(NamedTuple):
-    """Adapters with their weights, and for a mixture what these were drawn from."""
+    """Adapters with their weights, and for a mixture what these were drawn from.
+
+    layer_gates: their weights in each decoder block, of a mixture by a router that has a head for each.
+    """
 
     gates: dict[str, float]
     mixture: Mixture | None = None
+    layer_gates: dict[str, tuple[float, ...]] = {}  # noqa: RUF012 - never changed
+
+    def in_blocks(self, layers: Mapping[str, Array]) -> "Offer":
+        """The offer with the gates [L] of each decoder block, if it is a mixture and there are any."""
+        return self._replace(layer_gates=in_blocks(self.gates, layers)) if self.mixture and layers else self
 
 
 def offers(

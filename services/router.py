@@ -22,7 +22,7 @@ from services.adapters.shelf import Adapter
 from services.arms import Arms
 from services.configuration import policy_config
 from services.edge.tracing import tracer
-from services.engine.base import Delta, Prompt, Sampling
+from services.engine.base import Delta, Gate, Prompt, Sampling
 from services.episodes import NoArm
 from services.generation import Generation
 from services.journal import Journal
@@ -74,6 +74,11 @@ class Routed(NamedTuple):
     durable: bool = True
     encoded_at: str = ""  # the replica that has its screen encoded
     generation: Generation | None = None  # its answer, if that has begun
+
+    @property
+    def gates(self) -> Mapping[str, Gate]:
+        """What the engine serves."""
+        return self.decision.layer_gates or self.decision.gates
 
     @property
     def info(self) -> RoutingInfo:
@@ -290,7 +295,8 @@ class Router:
         return await self.store.last_step(call.episode) if call.episode else None
 
     def _consider(self, call: Call, encoded: Encoded, last: LastStep | None, *, seed: str) -> Considered:
-        known = self.contexts.map(np.frombuffer(encoded.features, np.float16))._replace(task=call.task)
+        h = np.frombuffer(encoded.features, np.float16)
+        known = self.contexts.map(h)._replace(task=call.task)
         context = self.policy.posterior.named(known)
         mode, policy = self.modes.mode, self.modes.policy
         if call.gates is not None:
@@ -303,7 +309,7 @@ class Router:
         waits = {arm: place.ms for arm, place in places.items()}
         course = episodes.course(last, self.arms.current)
         choice = policy.decide(context, eligible=tuple(offered), costs=waits, seed=seed, course=course)
-        offer = offered[choice.arm]
+        offer = offered[choice.arm].in_blocks(self.contexts.layer_gates(h))
         step = episodes.step(choice.course, self.arms.convention(*offer.gates), last) if call.episode else None
         return Considered(choice, offer, context, encoded, step, policy.name, mode)
 
@@ -372,7 +378,7 @@ class Router:
         while True:
             at = self.placement.places({"": needed}, routed.encoded_at, besides=lost)[""].replica
             said = False
-            stream = self.model.generate(call.prompt, routed.decision.gates, call.sampling, adapters, at)
+            stream = self.model.generate(call.prompt, routed.gates, call.sampling, adapters, at)
             try:
                 with self.placement.sent(at, needed):
                     async with contextlib.aclosing(stream):
@@ -413,6 +419,7 @@ class Router:
             arm=choice.arm,
             gates=offer.gates,
             mixture=offer.mixture,
+            layer_gates=offer.layer_gates,
             adapters=self.arms.fingerprints(offer.gates),
             propensity=choice.propensity,
             propensity_error=choice.error,

@@ -97,9 +97,10 @@ def _supervision(X: Array, labels: Sequence[str], tasks: Sequence[str], seed: in
 
 
 def _projection(mlp: RouterMLP, rows: Array, pca: int, temperature: float, seed: int) -> Projection:
-    W1, b1, W2, b2 = (weight.detach().double().numpy() for weight in mlp.parameters())
+    weights = (mlp.first.weight, mlp.first.bias, mlp.second.weight, mlp.second.bias, mlp.apart)
+    W1, b1, W2, b2, apart = (weight.detach().double().numpy() for weight in weights)
     center, components = _whitening(normalise(rows), pca, seed)
-    return Projection(W1, b1, W2, b2, center, components, temperature)
+    return Projection(W1, b1, W2, b2, center, components, temperature, apart)
 
 
 def _whitening(u: Array, m: int, seed: int) -> tuple[Array, Array]:

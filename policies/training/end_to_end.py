@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from policies.checks import Array, Mask
 from policies.training.collapse import health
 from policies.training.network import RouterMLP
+from policies.training.responsibilities import fit, responsibilities
 from policies.training.stage import Round, Stage, from_plain, generator, plain
 
 Gates = Literal["soft", "gumbel", "straight_through"]
@@ -27,7 +28,10 @@ class TaskModel(Protocol):
         """The adapters' weights; they are frozen unless a stage thaws them."""
 
     def losses(self, rows: Sequence[int], gates: Tensor) -> Tensor:
-        """Task loss [B] of each example under its mixture, gates [B,K]; gradients reach the gates."""
+        """Task loss [B] of each example under its mixture; gradients reach the gates.
+
+        Gates are [B,K], or [B,L,K] where each decoder block has its own.
+        """
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class EndToEndConfig:
     λ_LB of K·Σₖ ḡₖ² − 1 on a batch's marginal gates ḡ.  gates: the softmax of z/τ itself, with Gumbel noise, or the
     latter's largest as one-hot with its gradient (straight-through).  τ falls geometrically over all rounds.
     balanced: whether batches hold every group equally often.  expert_rate: the adapters' rate relative to the router's.
+    probes: examples that every adapter answers alone at first, to give a random start its responsibilities; 0: none.
     """
 
     rounds: int = 12
@@ -54,6 +59,7 @@ class EndToEndConfig:
     temperature_end: float = 0.2
     balanced: bool = True
     expert_rate: float = 0.1
+    probes: int = 0
     seed: int = 0
 
     def temperature(self, done: float) -> float:
@@ -62,10 +68,11 @@ class EndToEndConfig:
 
 
 class EndToEnd(Stage):
-    """A round is a number of steps on batches, then hard routing judged on the held-out examples.
+    """A round is a number of steps on batches, then the held-out examples as they would be served: each by its largest
+    gate alone, or by its mixture where every decoder block has a head.
 
     H [n,D] are the features of the examples; labels and groups are "" where there are none; aside [n] are held out. The
-    best round is that of the least held-out loss under hard routing; round 0 is what the stage started from. With
+    best round is that of the least held-out loss; round 0 is what the stage started from. With
     `joint` the adapters learn too.
     """
 
@@ -117,10 +124,11 @@ class EndToEnd(Stage):
 
     def advance(self) -> Round:
         number = len(self._history)
-        loss = float("nan") if number == 0 else self._learn(number)
+        if number == 0 and self._config.probes:
+            self._begin()
+        loss = self._learn(number) if number else None
         gates, held_out_loss = self._judge()
-        if number == 0:
-            loss = held_out_loss
+        loss = held_out_loss if loss is None else loss
         self._history.append(Round(number, loss, held_out_loss, health(gates, self.mlp.arms, self._labels)))
         if self._kept_round.number == number:
             self._best = self._weights()
@@ -153,6 +161,13 @@ class EndToEnd(Stage):
     def _kept_round(self) -> Round:
         return min(self._history, key=lambda one: (one.held_out_loss, one.number))
 
+    def _begin(self) -> None:
+        config, chance = self._config, generator(self._config.seed, self.name, 0)
+        count = min(config.probes, len(self._kept))
+        drawn = torch.tensor(self._kept)[torch.multinomial(self._chances, count, generator=chance)]
+        q = responsibilities(self._model, drawn.tolist(), len(self.mlp.arms), config.batch_size)
+        fit(self.mlp, self._H[drawn], q, chance)
+
     def _learn(self, number: int) -> float:
         chance = generator(self._config.seed, self.name, number)
         losses = []
@@ -171,9 +186,10 @@ class EndToEnd(Stage):
         return torch.tensor(self._kept)[drawn]
 
     def _loss(self, rows: Tensor, temperature: float, chance: torch.Generator) -> Tensor:
-        logits = self.mlp(self._H[rows])
-        g = torch.softmax(logits / temperature, dim=1)
-        task = self._model.losses(rows.tolist(), self._relaxed(logits, g, temperature, chance)).mean()
+        logits = self.mlp.by_layer(self._H[rows])
+        g = torch.softmax(logits / temperature, dim=-1)
+        gates = self._relaxed(logits, g, temperature, chance).squeeze(1)  # one head for all blocks is one gate for all
+        task = self._model.losses(rows.tolist(), gates).mean()
         return task + self._regularised(g, self._targets[rows])
 
     def _relaxed(self, logits: Tensor, g: Tensor, temperature: float, chance: torch.Generator) -> Tensor:
@@ -181,35 +197,39 @@ class EndToEnd(Stage):
         if self._config.gates == "soft":
             return g
         uniform = torch.rand(logits.shape, generator=chance).clamp(_EPSILON, 1 - 1e-6)
-        noisy = torch.softmax((logits - torch.log(-torch.log(uniform))) / temperature, dim=1)
+        noisy = torch.softmax((logits - torch.log(-torch.log(uniform))) / temperature, dim=-1)
         if self._config.gates == "gumbel":
             return noisy
-        hard = nn.functional.one_hot(noisy.argmax(dim=1), noisy.shape[1]).to(noisy.dtype)
+        hard = nn.functional.one_hot(noisy.argmax(dim=-1), noisy.shape[-1]).to(noisy.dtype)
         return hard + noisy - noisy.detach()
 
     def _regularised(self, g: Tensor, targets: Tensor) -> Tensor:
-        config, arms = self._config, g.shape[1]
-        entropy = -(g * torch.log(g + _EPSILON)).sum(dim=1).mean()
-        balance = arms * (g.mean(dim=0) ** 2).sum() - 1
+        """Of gates [B,L,K]; a mean over the blocks."""
+        config, arms = self._config, g.shape[-1]
+        entropy = -(g * torch.log(g + _EPSILON)).sum(dim=-1).mean()
+        balance = arms * (g.mean(dim=0) ** 2).sum(dim=-1).mean() - 1
         loss = config.entropy * entropy + config.balance * balance
         told = targets >= 0
         if config.kl and told.any():
             smoothing = config.label_smoothing
-            q = nn.functional.one_hot(targets[told], arms) * (1 - smoothing) + smoothing / arms
-            divergence = (q * (torch.log(q + _EPSILON) - torch.log(g[told] + _EPSILON))).sum(dim=1)
+            q = nn.functional.one_hot(targets[told], arms)[:, None] * (1 - smoothing) + smoothing / arms
+            divergence = (q * (torch.log(q + _EPSILON) - torch.log(g[told] + _EPSILON))).sum(dim=-1).mean(dim=1)
             loss = loss + config.kl * divergence.sum() / len(targets)
         return loss
 
     @torch.no_grad()
     def _judge(self) -> tuple[Array, float]:
-        """Held-out gates [n,K] at the last temperature, and the mean loss of each example under its largest alone."""
-        logits = self.mlp(self._H[self._aside])
-        hard = nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).float()
+        """Held-out gates [n,K] at the last temperature, and the mean loss of each example as it would be served."""
+        H, tau = self._H[self._aside], self._config.temperature_end
+        logits = self.mlp(H)
+        served = nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).float()
+        if self.mlp.heads is not None:  # hard routing would not show how the blocks differ
+            served = torch.softmax(self.mlp.by_layer(H) / tau, dim=-1)
         total = 0.0
         for start in range(0, len(self._aside), self._config.batch_size):
             part = slice(start, start + self._config.batch_size)
-            total += float(self._model.losses(self._aside[part], hard[part]).sum())
-        gates = torch.softmax(logits.double() / self._config.temperature_end, dim=1).numpy()
+            total += float(self._model.losses(self._aside[part], served[part]).sum())
+        gates = torch.softmax(logits.double() / tau, dim=1).numpy()
         return gates, total / len(self._aside)
 
     def _weights(self) -> dict[str, Any]:

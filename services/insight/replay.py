@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +14,7 @@ from cluster.events import Basis, Decision
 from cluster.request_store import LastStep
 from policies.base import Choice, Context, Policy, create
 from policies.context import ContextMap
+from policies.mixtures import in_blocks
 from services import episodes
 from services.learning.fold import Fold
 from services.learning.folded import FoldedPosterior
@@ -28,14 +29,14 @@ class Replayed(NamedTuple):
     decision: Decision
     choice: Choice
     gates: dict[str, float]
+    layer_gates: dict[str, tuple[float, ...]]
 
     @property
     def same(self) -> bool:
         """Whether arm, propensity and gates are those of the log."""
         known, again = self.decision, self.choice
-        gates = known.gates.keys() == self.gates.keys() and all(
-            math.isclose(gate, self.gates[name], rel_tol=_SAME) for name, gate in known.gates.items()
-        )
+        gates = _alike({name: (gate,) for name, gate in known.gates.items()}, {n: (g,) for n, g in self.gates.items()})
+        gates = gates and _alike(known.layer_gates, self.layer_gates)
         return gates and known.arm == again.arm and math.isclose(known.propensity, again.propensity, rel_tol=_SAME)
 
 
@@ -71,7 +72,8 @@ class Replay:
             with_own = self._beliefs.overlay(overlaid)
             rule = decision.mixture
             gates = drawn_again(rule, self._seen[at].gates) if rule else decision.gates
-            yield Replayed(decision, self._decide(at, decision), gates)
+            layers = self._contexts.layer_gates(np.frombuffer(decision.features, np.float16)) if rule else {}
+            yield Replayed(decision, self._decide(at, decision), gates, in_blocks(gates, layers) if layers else {})
             self._beliefs.put(with_own)
 
     def _decide(self, at: str, decision: Decision) -> Choice:
@@ -110,6 +112,12 @@ class Replay:
 
     def _fits(self, decision: Decision) -> bool:
         return decision.router == self._contexts.fingerprint
+
+
+def _alike(known: Mapping[str, tuple[float, ...]], again: Mapping[str, tuple[float, ...]]) -> bool:
+    return known.keys() == again.keys() and all(
+        math.isclose(a, b, rel_tol=_SAME) for name in known for a, b in zip(known[name], again[name], strict=True)
+    )
 
 
 def _own(decisions: Iterable[tuple[str, Decision]]) -> dict[str, list[str]]:

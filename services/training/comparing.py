@@ -1,7 +1,7 @@
 """What decides between stages, and between ways of serving: real answers to held-out examples."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
@@ -12,14 +12,14 @@ from rich.console import Console
 
 from cluster.settings import Settings
 from policies.checks import Array
-from policies.mixtures import mixture
-from policies.training.network import RouterMLP
+from policies.context import ContextMap
+from policies.mixtures import in_blocks, mixture
 from policies.training.recommendation import Way, recommend
 from services.adapters.registry import BASE, Registry
 from services.training.config import TrainingConfig
 from services.training.engines import engine
 from services.training.examples import Example
-from services.training.measure import Measuring
+from services.training.measure import Gates, Measuring
 from services.training.stages import Course
 
 _TOP: Final = 2
@@ -55,13 +55,16 @@ class Comparison:
         self._open.close()
 
     def decide(self, courses: Sequence[Course]) -> Course:
-        """The last stage that is not worse than the one before it, under hard routing."""
+        """The last stage that is not worse than the one before it, by the first choice alone.
+
+        Where decoder blocks have gates of their own, by the mixture: its first choice would not show them.
+        """
         kept = courses[0]
         if not self._judged or len(courses) == 1:
             return courses[-1]
-        before = self._hard(kept)
+        before = self._as_served(kept)
         for course in courses[1:]:
-            after = self._hard(course)
+            after = self._as_served(course)
             better = after.mean() >= before.mean()
             self.decisions.append(
                 {
@@ -79,17 +82,18 @@ class Comparison:
                 kept, before = course, after
         return kept
 
-    def recommend(self, gates: Array, kept: Course) -> dict[str, Any] | None:
-        """How to serve, from the router's gates [n,K] over all rows."""
+    def recommend(self, contexts: ContextMap, kept: Course) -> dict[str, Any] | None:
+        """How to serve a router."""
         if not self._judged:
             return None
         examples = [self._rows[i] for i in self._judged]
         measuring, ways = self._engine(kept), []
         for name, members in {"hard": 1, f"top{_TOP}": _TOP, "soft": self._settings.model.max_mixture}.items():
-            mixed = [self._mixed(kept.mlp, gates[i], members) for i in self._judged]
-            ways.append(
-                Way(name, members, self._success(kept, self._judged, mixed), measuring.seconds(examples, mixed))
-            )
+            mixed = [
+                _served(contexts.map(self._H[i]).gates, contexts.layer_gates(self._H[i]), members) for i in self._judged
+            ]
+            success = self._success(kept, self._judged, mixed)
+            ways.append(Way(name, members, success, measuring.seconds(examples, mixed)))
         found = recommend(ways)
         figures = {way.name: {"success": float(way.success.mean()), "seconds": way.seconds} for way in ways}
         return {**found._asdict(), "ways": figures}
@@ -100,34 +104,24 @@ class Comparison:
         if not rows:
             return {}
         arms, chance = kept.mlp.arms, np.random.default_rng(self._config.seed)
-        chosen = self._gates(kept.mlp, rows).argmax(axis=1)
+        gates = {row: _gates(kept, self._H[row])[0] for row in rows}
         asked = [
             (row, arm)
-            for row, best in zip(rows, chosen, strict=True)
-            for arm in dict.fromkeys([BASE, arms[best], str(chance.choice(arms))])
+            for row in rows
+            for arm in dict.fromkeys([BASE, max(arms, key=gates[row].__getitem__), str(chance.choice(arms))])
         ]
-        only = [{} if arm == BASE else {arm: 1.0} for _, arm in asked]
+        only: list[Gates] = [{} if arm == BASE else {arm: 1.0} for _, arm in asked]
         scores = self._success(kept, [row for row, _ in asked], only)
         return dict(zip(asked, scores.tolist(), strict=True))
 
-    def _hard(self, course: Course) -> Array:
-        gates = self._gates(course.mlp, self._judged)
-        only = [self._mixed(course.mlp, row, 1) for row in gates]
-        return self._success(course, self._judged, only)
+    def _as_served(self, course: Course) -> Array:
+        members = 1 if course.mlp.heads is None else self._settings.model.max_mixture
+        gates = [_served(*_gates(course, self._H[i]), members) for i in self._judged]
+        return self._success(course, self._judged, gates)
 
-    def _success(self, course: Course, rows: Sequence[int], gates: Sequence[dict[str, float]]) -> Array:
+    def _success(self, course: Course, rows: Sequence[int], gates: Sequence[Gates]) -> Array:
         with self._console.status(f"{course.stage}: answering {len(rows)} examples…"):
             return self._engine(course).success([self._rows[i] for i in rows], gates)
-
-    def _mixed(self, mlp: RouterMLP, gates: Array, members: int) -> dict[str, float]:
-        """The largest gates; base takes part as no adapter at all."""
-        mixed = mixture(dict(zip(mlp.arms, gates.tolist(), strict=True)), members)
-        return {arm: gate for arm, gate in mixed.items() if arm != BASE}
-
-    @torch.no_grad()
-    def _gates(self, mlp: RouterMLP, rows: Sequence[int]) -> Array:
-        logits = mlp(torch.tensor(self._H[list(rows)], dtype=torch.float32))
-        return np.asarray(torch.softmax(logits.double(), dim=1).numpy())
 
     def _engine(self, course: Course) -> Measuring:
         """An engine with the adapters that the course ended with."""
@@ -147,3 +141,20 @@ class Comparison:
     def _sample(self, rows: Sequence[int]) -> list[int]:
         chance = np.random.default_rng(self._config.seed)
         return sorted(chance.permutation(np.array(rows, dtype=int))[: self._config.measured].tolist())
+
+
+@torch.no_grad()
+def _gates(course: Course, h: Array) -> tuple[dict[str, float], dict[str, Array]]:
+    """The gates of features [D], and those of each decoder block [L] where a stage ended with a head for each."""
+    mlp, row = course.mlp, torch.tensor(h, dtype=torch.float32)[None]
+    shared, own = (z.double()[0] / course.temperature for z in (mlp(row), mlp.by_layer(row)))
+    gates = dict(zip(mlp.arms, torch.softmax(shared, dim=0).tolist(), strict=True))
+    layers = {} if mlp.heads is None else dict(zip(mlp.arms, torch.softmax(own, dim=1).T.numpy(), strict=True))
+    return gates, layers
+
+
+def _served(gates: Mapping[str, float], layers: Mapping[str, Array], members: int) -> Gates:
+    """The largest gates; base takes part as no adapter at all."""
+    mixed = mixture(gates, members)
+    served: Gates = in_blocks(mixed, layers) if layers and members > 1 else mixed
+    return {arm: gate for arm, gate in served.items() if arm != BASE}

@@ -30,13 +30,13 @@ class ClassifierOptions(Part):
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="Share of the target that all adapters get.")
 
 
-class EndToEndOptions(Part):
-    """Stage 2."""
+class MixtureOptions(Part):
+    """What stages 2 and 3 have in common."""
 
     rounds: int = Field(12, ge=1, description="Rounds; after each the held-out examples are judged.")
     steps: int = Field(25, ge=1, description="Steps a round.")
     batch_size: int = Field(32, ge=1, description="Examples a step.")
-    learning_rate: float = Field(2e-3, gt=0, description="Rate of AdamW.")
+    learning_rate: float = Field(5e-4, gt=0, description="Rate of AdamW.")
     weight_decay: float = Field(1e-3, ge=0, description="Of AdamW.")
     entropy: float = Field(0.02, ge=0, description="λ_H, of the gates' mean entropy.")
     kl: float = Field(0.1, ge=0, description="λ_KL, of the divergence from the smoothed labels where there are some.")
@@ -47,11 +47,16 @@ class EndToEndOptions(Part):
     temperature_end: float = Field(0.2, gt=0, description="τ at the last step, to which it falls.")
 
 
-class JointOptions(EndToEndOptions):
+class EndToEndOptions(MixtureOptions):
+    """Stage 2."""
+
+    probes: int = Field(256, ge=0, description="Examples that every adapter answers alone first, without stage 1.")
+
+
+class JointOptions(MixtureOptions):
     """Stage 3."""
 
     rounds: int = Field(4, ge=1, description="Rounds; after each the held-out examples are judged.")
-    learning_rate: float = Field(1e-3, gt=0, description="Rate of AdamW.")
     temperature_start: float = Field(0.2, gt=0, description="τ at the first step.")
     expert_rate: float = Field(0.1, gt=0, le=1, description="The adapters' rate, relative to the router's.")
 
@@ -65,6 +70,7 @@ class TrainingConfig(Part):
     hidden: int = Field(32, ge=1, description="Width of the router's hidden layer.")
     components: int = Field(16, ge=1, description="Principal components in the bandit's context.")
     stages: tuple[Stage, ...] = Field((), description="1, 2, 3; none: 1 where rows name adapters, else 2.")
+    layer_gates: bool = Field(False, description="Whether stages 2 and 3 give every decoder block a head of its own.")
     arms: tuple[str, ...] = Field((), description="Adapters to route to; none: those that rows name, else all.")
     measured: int = Field(200, ge=0, description="Held-out examples that are really answered, to compare what is kept.")
     max_tokens: int = Field(64, ge=1, description="Most tokens of such an answer.")

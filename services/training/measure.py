@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 
 from policies.checks import Array
-from services.engine.base import Engine, Sampling
+from services.engine.base import Engine, Gate, Sampling
 from services.training.examples import Example
 
-Gates = Mapping[str, float]
+Gates = Mapping[str, Gate]
+_Name = tuple[str, tuple[tuple[str, tuple[float, ...]], ...]]
 _CLICK: Final = re.compile(r'"coordinate"\s*:\s*\[\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*\]')
 _TIMED: Final = 24
 """Answers that are timed together."""
@@ -35,7 +36,7 @@ class Measuring:
     def __init__(self, engine: Engine, max_tokens: int) -> None:
         self._engine = engine
         self._sampling = Sampling(max_tokens=max_tokens)
-        self._known: dict[tuple[str, tuple[tuple[str, float], ...]], float] = {}
+        self._known: dict[_Name, float] = {}
 
     def success(self, examples: Sequence[Example], gates: Sequence[Gates]) -> Array:
         """Scores [n] of greedy answers."""
@@ -63,5 +64,6 @@ class Measuring:
         pieces = [delta.text async for delta in self._engine.generate(example.prompt, gates, self._sampling)]
         return "".join(pieces)
 
-    def _name(self, example: Example, gates: Gates) -> tuple[str, tuple[tuple[str, float], ...]]:
-        return example.key, tuple(sorted((arm, round(gate, 3)) for arm, gate in gates.items()))
+    def _name(self, example: Example, gates: Gates) -> _Name:
+        numbers = {arm: gate if isinstance(gate, tuple) else (gate,) for arm, gate in gates.items()}
+        return example.key, tuple(sorted((arm, tuple(round(g, 3) for g in own)) for arm, own in numbers.items()))

@@ -1,5 +1,6 @@
 """Qwen3-VL under a soft mixture of its LoRAs, another one for each example of a batch, with gradients of the gates."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,11 @@ from services.training.examples import Example, InvalidData
 from services.training.lora import Pair
 
 _IGNORED = -100
+_BLOCK = re.compile(r"\.layers\.(\d+)\.")
 
 
 class _Slot:
-    """The gates [B,K] of the batch that is being computed."""
+    """The gates [B,K] or [B,L,K] of the batch that is being computed."""
 
     def __init__(self) -> None:
         self.gates: Tensor | None = None
@@ -28,8 +30,8 @@ class _Slot:
 class MixedLinear(nn.Module):
     """y = Wx + Σₖ gₖ·sₖ·Bₖ(Aₖx), the adapters stacked on one axis of ranks."""
 
-    def __init__(self, base: nn.Module, pairs: Mapping[int, Pair], slot: _Slot) -> None:
-        """`pairs` by the adapter's column among the gates."""
+    def __init__(self, base: nn.Module, pairs: Mapping[int, Pair], slot: _Slot, layer: int) -> None:
+        """`pairs` by the adapter's column among the gates; `layer`: the decoder block that it is in."""
         super().__init__()
         self.base = base
         self.A = nn.ParameterList([nn.Parameter(pair.A, requires_grad=False) for pair in pairs.values()])
@@ -40,6 +42,7 @@ class MixedLinear(nn.Module):
         self.columns = torch.tensor(list(pairs)).repeat_interleave(ranks).to(device)
         self.scales = scales.repeat_interleave(ranks).to(device)
         self.at = dict(zip(pairs, range(len(pairs)), strict=True))
+        self.layer = layer
         self._slot = slot
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,7 +51,8 @@ class MixedLinear(nn.Module):
         gates = self._slot.gates
         if gates is None:
             return y
-        by_rank = (gates[:, self.columns] * self.scales)[:, None].to(x.dtype)
+        own = gates[:, self.layer] if gates.dim() == 3 else gates
+        by_rank = (own[:, self.columns] * self.scales)[:, None].to(x.dtype)
         return y + (x @ torch.cat(list(self.A)).T * by_rank) @ torch.cat(list(self.B), dim=1).T
 
 
@@ -91,6 +95,11 @@ class SoftMixture:
         self._mixed = self._mix()
 
     @property
+    def layers(self) -> int:
+        """Decoder blocks."""
+        return int(self._model.config.text_config.num_hidden_layers)
+
+    @property
     def experts(self) -> dict[str, nn.Parameter]:
         """The adapters' weights."""
         return {
@@ -118,7 +127,7 @@ class SoftMixture:
             self._slot.gates = None
         return self._cross_entropy(hidden, labels.to(self._model.device)).to(gates.device)
 
-    def layers(self, arm: str) -> dict[str, Pair]:
+    def weights(self, arm: str) -> dict[str, Pair]:
         """An adapter's weights as they are now."""
         column, found = self._arms.index(arm), {}
         for path, module in self._mixed.items():
@@ -130,7 +139,7 @@ class SoftMixture:
     def save(self, directory: Path) -> None:
         """Every adapter as a PEFT directory."""
         for arm, source in self._adapters.items():
-            lora.write(source, directory / arm, self.layers(arm))
+            lora.write(source, directory / arm, self.weights(arm))
 
     def _states(self, read: Sequence[_Read], ids: Tensor, types: Tensor) -> Tensor:
         """Last states [B,T,hidden]. Rows are padded on the right and attention is causal: no answer sees padding."""
@@ -183,7 +192,8 @@ class SoftMixture:
         for path, pairs in found.items():
             parent, _, name = path.rpartition(".")
             owner = self._model.get_submodule(parent)
-            module = MixedLinear(getattr(owner, name), pairs, self._slot)
+            (layer,) = _BLOCK.findall(path)  # lora.read knows no other modules
+            module = MixedLinear(getattr(owner, name), pairs, self._slot, int(layer))
             setattr(owner, name, module.to(self._model.device))
             mixed[path] = module
         return mixed

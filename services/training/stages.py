@@ -20,7 +20,7 @@ from services.adapters.registry import Registry
 from services.engine.loading import load
 from services.training import running
 from services.training.checkpoints import Checkpoints
-from services.training.config import EndToEndOptions, TrainingConfig
+from services.training.config import MixtureOptions, TrainingConfig
 from services.training.examples import Example, InvalidData
 from services.training.mixture import SoftMixture
 
@@ -76,7 +76,7 @@ class Stages:
         if 1 in wanted:
             courses.append(self._classify(console))
         if 2 in wanted:
-            courses.append(self._end_to_end(console, courses[-1].mlp if courses else self._fresh()))
+            courses.append(self._end_to_end(console, courses[-1].mlp if courses else None))
         if 3 in wanted:
             if not courses:
                 raise ValueError("stages: 3 alone, expected 1 or 2 before it")
@@ -106,8 +106,10 @@ class Stages:
             torch.manual_seed(self._config.seed)
             return RouterMLP(self._H.shape[1], self._config.hidden, arms)
 
-    def _end_to_end(self, console: Console, mlp: RouterMLP) -> Course:
+    def _end_to_end(self, console: Console, known: RouterMLP | None) -> Course:
         options = self._config.end_to_end
+        mlp = known or self._fresh()
+        options = options.model_copy(update={"probes": 0}) if known else options
         stage = self._stage(mlp, self._mixture(mlp.arms), options)
         return self._run(stage, console, options.temperature_end)
 
@@ -117,14 +119,13 @@ class Stages:
         stage = self._stage(mlp, mixture, options, joint=True)
         return self._run(stage, console, options.temperature_end, mixture.save)
 
-    def _stage(
-        self, mlp: RouterMLP, mixture: SoftMixture, options: EndToEndOptions, *, joint: bool = False
-    ) -> EndToEnd:
+    def _stage(self, mlp: RouterMLP, mixture: SoftMixture, options: MixtureOptions, *, joint: bool = False) -> EndToEnd:
         common = {"balanced": self._config.balanced, "seed": self._config.seed}
         config = EndToEndConfig(**options.model_dump() | common)
         told = self._targeted
+        headed = self._config.layer_gates and mlp.heads is None
         return EndToEnd(
-            mlp,
+            mlp.with_heads(mixture.layers) if headed else mlp,
             mixture,
             self._H[told],
             [self._rows[i].label for i in told],

@@ -32,11 +32,12 @@ CACHE = ".features.sqlite"
 
 
 class Trained(NamedTuple):
-    """A version of a router, and whether it was there already."""
+    """A version of a router, whether it was there already, and if not, all stages as they went."""
 
     version: Path
     known: dict[str, Any]
     found: bool
+    courses: Sequence[Course] = ()
 
 
 class Training:
@@ -110,7 +111,7 @@ class Training:
         calibration = calibrated(kept.mlp, supervised)
         temperature = calibration.temperature if calibration else kept.temperature
         contexts = self._contexts(kept.mlp, supervised, [e.task for e in rows], calibration, temperature)
-        advice = comparison.recommend(contexts.map_batch(H)[1], kept)
+        advice = comparison.recommend(contexts, kept)
         document = {
             **known,
             "arms": list(kept.mlp.arms),
@@ -132,7 +133,7 @@ class Training:
             report.write(folder, {**document, "router": contexts.fingerprint})
 
         version = artifact.write(self._out, contexts, supervised.sample(self._config.seed), document, fill)
-        return Trained(version, artifact.document(version), found=False)
+        return Trained(version, artifact.document(version), found=False, courses=courses)
 
     def _contexts(
         self,

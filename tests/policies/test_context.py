@@ -135,3 +135,43 @@ def test_damaged_files_are_refused(context_map: ContextMap, mlp: RouterMLP, tmp_
         document.write_text(json.dumps(json.loads(document.read_text()) | {"format": 99}))
     with pytest.raises(ValueError, match=f"router in {tmp_path}"):
         ContextMap.load(tmp_path)
+
+
+@pytest.fixture
+def headed(mlp: RouterMLP) -> RouterMLP:
+    """A network with a head for each of three blocks, which differ."""
+    made = mlp.with_heads(3)
+    assert made.heads is not None
+    with torch.no_grad():
+        made.heads.normal_()
+    return made
+
+
+def test_heads_of_blocks_differ_around_what_the_policies_see(
+    headed: RouterMLP, mlp: RouterMLP, features: np.ndarray[tuple[int, int], np.dtype[np.float16]], tmp_path: Path
+) -> None:
+    labels = ["calendar", "inbox"] * (N // 2)
+    made, plain = (
+        fit_context_map(network, features, labels, CONFIG, pca=4, temperature=2.0) for network in (headed, mlp)
+    )
+    with torch.no_grad():
+        H = torch.from_numpy(features.astype(np.float64))
+        z = headed.double().by_layer(H)
+        torch.testing.assert_close(z.mean(dim=1), mlp.double()(H))
+        expected = torch.softmax(z / 2.0, dim=-1).numpy()
+    assert made.map_batch(features)[1] == pytest.approx(plain.map_batch(features)[1])
+    found = made.layer_gates(features[3])
+    assert list(found) == ["calendar", "inbox"]
+    assert np.stack(list(found.values()), axis=1) == pytest.approx(expected[3], abs=1e-6)
+    made.save(tmp_path)
+    again = ContextMap.load(tmp_path)
+    assert again.fingerprint == made.fingerprint != plain.fingerprint
+    assert again.layer_gates(features[3])["inbox"] == pytest.approx(found["inbox"])
+    assert plain.layer_gates(features[3]) == {}
+
+
+def test_heads_that_have_not_learned_change_nothing(mlp: RouterMLP) -> None:
+    h = torch.randn(4, 2 * HIDDEN_STATE + 1)
+    same = mlp.with_heads(3).by_layer(h)
+    assert same.shape == (4, 3, 2)
+    torch.testing.assert_close(same, mlp.by_layer(h).expand(-1, 3, -1))

@@ -145,6 +145,36 @@ def test_a_family_that_is_twenty_times_as_frequent_takes_over_unless_batches_are
     assert rare[1] < 0.6
 
 
+class Blocks(Costs):
+    """Two blocks: in the first one adapter is right for everything, in the second each example's own."""
+
+    def losses(self, rows: Sequence[int], gates: Tensor) -> Tensor:
+        by_block = gates if gates.dim() == 3 else gates[:, None]
+        return 0.5 * (1 - by_block[:, 0, 0]) + 0.5 * super().losses(rows, by_block[:, -1])
+
+
+def test_every_block_finds_gates_of_its_own() -> None:
+    H, right, aside = world()
+    torch.manual_seed(3)
+    config = EndToEndConfig(**{**vars(CONFIG), "balance": 0.0})
+    mlp = RouterMLP(17, 8, ARMS).with_heads(2)
+    stage = run(EndToEnd(mlp, Blocks(right), H, [""] * N, [""] * N, aside, config))
+    with torch.no_grad():
+        first, second = stage.mlp.by_layer(torch.tensor(H, dtype=torch.float32)).argmax(dim=-1).T.tolist()
+    assert np.mean(np.array(first) == 0) > 0.95
+    assert np.mean(np.array(second) == np.array(right)) > 0.9
+
+
+def test_a_random_start_begins_with_what_each_adapter_alone_explains() -> None:
+    """As sure as labels would make it, before any step through the mixture."""
+    probed, random = (make(EndToEndConfig(**{**vars(CONFIG), "probes": n}))[0] for n in (90, 0))
+    first, blind = probed.advance(), random.advance()
+    assert min(found(probed).values()) > 0.95
+    assert first.held_out_loss < 0.25 < blind.held_out_loss
+    again = make(EndToEndConfig(**{**vars(CONFIG), "probes": 90}))[0]
+    assert again.advance() == first
+
+
 def test_a_stage_that_was_left_ends_as_one_that_was_not() -> None:
     whole = run(make(CONFIG)[0])
     first, _ = make(CONFIG)

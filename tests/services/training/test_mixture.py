@@ -12,7 +12,7 @@ import torch
 from policies.training.end_to_end import EndToEnd, EndToEndConfig
 from policies.training.network import RouterMLP
 from services.adapters.registry import Registry
-from services.engine.base import Prompt
+from services.engine.base import Gate, Prompt
 from services.engine.routed import RoutedEngine
 from services.training.examples import Example, InvalidData
 from services.training.mixture import SoftMixture
@@ -32,7 +32,7 @@ class Case:
     def mixture(self) -> SoftMixture:
         return SoftMixture(self.oracle.checkpoint, self.oracle.adapters, ARMS, self.examples)
 
-    def expected(self, row: int, gates: Mapping[str, float]) -> float:
+    def expected(self, row: int, gates: Mapping[str, Gate]) -> float:
         """Cross entropy of the target by transformers and PEFT."""
         _, tokenizer, _ = self.oracle.checkpoint
         answer = [*tokenizer(self.examples[row].target).input_ids, tokenizer.eos_token_id]
@@ -56,6 +56,15 @@ def test_each_row_of_a_batch_has_its_own_mixture_and_its_loss_is_pefts(case: Cas
     losses = case.mixture().losses(range(5), gates).tolist()
     expected = [case.expected(row, way) for row, way in enumerate(ways)]
     assert losses == pytest.approx(expected, abs=2e-4)
+
+
+def test_every_block_of_a_row_may_have_gates_of_its_own(case: Case) -> None:
+    """The engine serves such gates (tests/services/engine/test_exactness.py); both are PEFT's."""
+    ways: list[dict[str, Gate]] = [{"all": (0.2, 0.9, 0.0), "wide": (0.8, 0.1, 1.0)}, {"patterned": (1.0, 0.0, 0.5)}]
+    columns = [[way.get(arm, (0.0,) * 3) for arm in ARMS] for way in ways]
+    gates = torch.tensor(columns).transpose(1, 2)
+    losses = case.mixture().losses([0, 1], gates).tolist()
+    assert losses == pytest.approx([case.expected(row, way) for row, way in enumerate(ways)], abs=2e-4)
 
 
 def test_the_base_adds_nothing(case: Case) -> None:

@@ -21,6 +21,7 @@ from policies.training.network import RouterMLP
 from policies.training.stage import Round
 from services.adapters.registry import Registry
 from services.training import artifact
+from services.training.checkpoints import Checkpoints
 from services.training.comparing import Comparison
 from services.training.config import TrainingConfig
 from services.training.examples import Example, InvalidData, divide, read
@@ -64,6 +65,21 @@ def test_all_stages_end_in_a_version_with_its_report(tmp_path: Path) -> None:
     assert (made.version / "adapters").is_dir() == joint
     if joint:
         assert set(Registry(made.version / "adapters").paths) == set(made.known["arms"])
+
+
+def test_every_block_may_get_a_head_of_its_own(tmp_path: Path) -> None:
+    path = data(tmp_path / "d.jsonl")
+    plain = train(path, tmp_path / "out", stages=(1, 2))
+    made = train(path, tmp_path / "out", stages=(1, 2), layer_gates=True)
+    contexts = ContextMap.load(made.version)
+    trained = made.courses[1].mlp.apart
+    assert trained.shape == (6, len(contexts.arms), 33)
+    assert plain.courses[1].mlp.apart.shape[0] == 0
+    assert made.known["run"] != plain.known["run"]
+    kept = made.known["kept"] == "stage 2"
+    assert contexts.projection.apart.shape[0] == (6 if kept else 0)
+    if kept and made.courses[1].kept.number:
+        assert np.abs(contexts.projection.apart).max() > 0
 
 
 def test_without_labels_no_label_is_invented(tmp_path: Path) -> None:
@@ -138,12 +154,12 @@ from policies.training.end_to_end import EndToEnd
 from services.training import checkpoints
 from tests.services.training.test_stages import train
 
-advance = EndToEnd.advance
-def dying(stage):
+loss = EndToEnd._loss
+def dying(stage, *given):
     if stage.name == sys.argv[3] and len(stage.history) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return advance(stage)
-EndToEnd.advance = dying
+    return loss(stage, *given)
+EndToEnd._loss = dying
 checkpoints._EVERY_S = 0.0
 train(Path(sys.argv[1]), Path(sys.argv[2]), stages=(1, 2, 3))
 """
@@ -160,4 +176,17 @@ def test_killed_in_stages_2_and_3_the_same_command_ends_with_the_same_router(tmp
     unbroken = train(path, tmp_path / "other", stages=(1, 2, 3))
     assert not resumed.found
     assert resumed.known["stages"] == unbroken.known["stages"]
+    assert resumed.known["decisions"] == unbroken.known["decisions"]
     assert resumed.known["router"] == unbroken.known["router"]
+    states = [last_state(folder, "stage 3") for folder in (out, tmp_path / "other")]
+    for part in ("mlp", "experts"):
+        for name, weight in states[0]["weights"][part].items():
+            assert torch.equal(weight, states[1]["weights"][part][name])
+
+
+def last_state(out: Path, stage: str) -> dict[str, Any]:
+    """How a stage ended, be it kept or rolled back."""
+    (run,) = (out / ".runs").iterdir()
+    state = Checkpoints(run.parent, run.name).load(stage)
+    assert state is not None
+    return state
