@@ -1,65 +1,129 @@
 """What the stages find: with labels, without any, on an unbalanced set, and with adapters that learn along."""
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from benchmarks.routers.world import World
 from cluster.settings import Settings
+from examples.miniwob.episodes import Episode
 from examples.miniwob.families import KEPT
+from examples.miniwob.labelled import row, write
+from examples.miniwob.outcomes import Outcomes
+from policies.checks import Array
 from policies.context import ContextMap
-from services.training import artifact
+from policies.training.network import RouterMLP
+from services.adapters.registry import BASE
+from services.configuration import make_registry
+from services.training import examples
 from services.training.config import TrainingConfig
-from services.training.train import Training
+from services.training.engines import engine
+from services.training.features import FeatureSpec, features, weights_hash
+from services.training.measure import Measuring
+from services.training.stages import Course
+from services.training.train import CACHE, Training
 
-_RARE: Final = 9
+RARE: Final = 9
+OFTEN: Final = "click-tab"
 
 
 class Run(NamedTuple):
-    """A trained version, what it chose for the held-out episodes, and what that earns by the outcome table."""
+    """A trained version, and the choices for the unseen episodes: of the version, and of each stage as it ended."""
 
     version: Path
     known: dict[str, Any]
-    chosen: list[str]
-    success: float
+    courses: Sequence[Course]
+    kept: list[str]
+    raw: dict[str, list[str]]
 
 
-def train(world: World, out: Path, console: Console, **options: Any) -> Run:
-    """One run of `pointsman train`."""
-    made = Training(Settings(), TrainingConfig.load(None, **options), out, console).run(world.path)
-    contexts, kept = ContextMap.load(made.version), artifact.read_examples(made.version)
-    assert kept is not None
-    gates = contexts.map_batch(kept.H[world.judged])[1]
-    chosen = np.array(contexts.arms)[gates.argmax(axis=1)].tolist()
-    return Run(made.version, made.known, chosen, world.success(chosen))
+class Trainer:
+    """Runs `pointsman train` into one folder, so that features are computed once."""
+
+    def __init__(self, folder: Path, console: Console, seed: int) -> None:
+        self._folder = folder
+        self._out = folder / "routers"
+        self._console = console
+        self._seed = seed
+        self._table = Outcomes.load()
+        model = Settings().model
+        self._spec = FeatureSpec(weights_hash(model.path), model.dtype, model.encode_blocks)
+
+    def train(self, world: World, **options: Any) -> Run:
+        """One run, and what its routers choose for what they have not seen."""
+        config = TrainingConfig.load(None, seed=self._seed, **options)
+        made = Training(Settings(), config, self._out, self._console).run(world.path)
+        H = self.features(world.unseen)
+        contexts = ContextMap.load(made.version)
+        kept = np.array(contexts.arms)[contexts.map_batch(H)[1].argmax(axis=1)].tolist()
+        raw = {course.stage: choices(course.mlp, H) for course in made.courses}
+        return Run(made.version, made.known, made.courses, kept, raw)
+
+    def features(self, episodes: Sequence[Episode]) -> Array:
+        """H [n,D], as the service would log them."""
+        return features(self.examples(episodes), self._spec, self._out / CACHE, lambda: engine(Settings(), {}))
+
+    def examples(self, episodes: Sequence[Episode]) -> list[examples.Example]:
+        """Episodes as training reads them."""
+        path = self._folder / "asked.jsonl"
+        write(path, [row(episode, self._table) for episode in episodes])
+        return examples.read(path)
 
 
-def accuracy(world: World, run: Run) -> float:
-    """Share of the held-out episodes that get the adapter of their label."""
-    right = [world.table.best_own(world.episodes[i].family) for i in world.judged]
-    return float(np.mean([arm == label for arm, label in zip(run.chosen, right, strict=True)]))
+@torch.no_grad()
+def choices(mlp: RouterMLP, H: Array) -> list[str]:
+    """The first choice of a network for each of the features."""
+    top = mlp(torch.tensor(H, dtype=torch.float32)).argmax(dim=1).numpy()
+    return [mlp.arms[arm] for arm in top.tolist()]
 
 
-def unbalanced(folder: Path, out: Path, console: Console, **options: Any) -> dict[str, Any]:
-    """Stage 1 on a set with one family twenty times as frequent, balanced and not: recall of the others, alarms.
+def accuracy(world: World, chosen: Sequence[str]) -> float:
+    """Share of the unseen episodes that get the adapter of their label."""
+    return float(np.mean([arm == label for arm, label in zip(chosen, world.own(), strict=True)]))
 
-    Both end after the same few epochs, as a training does that has no time to waste on what is rare. Judged on the
-    set's own held-out seeds, of which the other families have few; so their recall is a mean over all.
+
+def found(world: World, chosen: Sequence[str]) -> dict[str, float]:
+    """Share of each family's unseen episodes that get an adapter which was trained for the family."""
+    own = [arm.removesuffix("-b") == family for arm, family in zip(chosen, world.families, strict=True)]
+    return world.by_family(np.array(own, np.float64))
+
+
+def answered(trainer: Trainer, run: Run, episodes: Sequence[Episode]) -> dict[str, float]:
+    """Success of real answers to episodes under the router that each stage ended with, and its adapters."""
+    asked, H, paths = trainer.examples(episodes), trainer.features(episodes), make_registry(Settings()).paths
+    success = {}
+    for course in run.courses:
+        with tempfile.TemporaryDirectory() as folder:
+            if course.adapters is not None:
+                course.adapters(Path(folder))
+            own = {path.name: path for path in Path(folder).iterdir()}
+            with engine(Settings(), paths | own) as made:
+                gates = [{} if arm == BASE else {arm: 1.0} for arm in choices(course.mlp, H)]
+                success[course.stage] = float(Measuring(made, 24).success(asked, gates).mean())
+    return success
+
+
+def unbalanced(trainer: Trainer, folder: Path, unseen: int) -> dict[str, Any]:
+    """Stage 1 on a set with one family twenty times as frequent: recall of the others on unseen episodes, alarms.
+
+    Balanced or not, each ends after the same few epochs; "long" is not balanced and ends by itself.
     """
-    often = "click-tab"
-    seeds = dict.fromkeys(KEPT, _RARE) | {often: 20 * _RARE}
-    world = World.make(folder / "unbalanced.jsonl", seeds)
-    found = {}
-    for name, balanced in (("on", True), ("off", False)):
-        briefly = {"epochs": 8, "patience": 8, "batch_size": 16}
-        run = train(world, out, console, balanced=balanced, stages=(1,), measured=0, classifier=briefly, **options)
-        recall = run.known["stages"][0]["rounds"][run.known["stages"][0]["kept"] - 1]["recall"]
-        others = [value for label, value in recall.items() if not label.startswith(often)]
-        found[name] = {
-            "rare_recall": float(np.mean(others)),
-            "often_use": run.known["stages"][0]["rounds"][-1]["use"][often],
+    world = World.make(folder / "unbalanced.jsonl", dict.fromkeys(KEPT, RARE) | {OFTEN: 20 * RARE}, unseen)
+    briefly = {"epochs": 8, "batch_size": 16}
+    told = {}
+    for name, balanced, classifier in (("on", True, briefly), ("off", False, briefly), ("long", False, {})):
+        run = trainer.train(world, balanced=balanced, stages=(1,), measured=0, classifier=classifier)
+        right = np.array([arm == label for arm, label in zip(run.kept, world.own(), strict=True)], np.float64)
+        recall = world.by_family(right)
+        told[name] = {
+            "rare_recall": float(np.mean([value for family, value in recall.items() if family != OFTEN])),
+            "often_chosen": float(np.mean([arm.startswith(OFTEN) for arm in run.kept])),
+            "epochs": len(run.courses[0].rounds),
             "alarms": run.known["alarms"],
         }
-    return found
+    return told

@@ -27,14 +27,18 @@ class Served(NamedTuple):
 
 
 def serve(router: Path, episodes: Sequence[Episode]) -> dict[str, Served]:
-    """Each way answers all episodes, eight at a time; the router's first choice serves hard."""
+    """Each way answers all episodes, eight at a time; the router's first choice serves hard.
+
+    Its own adapters serve if the version has any.
+    """
     from services.launch import running  # Ray takes seconds to import
 
     with tempfile.TemporaryDirectory(prefix="pointsman-training-") as folder, RedisServer(folder) as redis:
+        own = router / "adapters"
         settings = Settings.model_validate(
             {
                 "server": {"port": free_port()},
-                "model": {"threads": 1, "max_tokens": 24},
+                "model": {"threads": 1, "max_tokens": 24} | ({"adapters": own} if own.is_dir() else {}),
                 "router": {"path": router, "policy": "mlp", "epsilon_supervised": 0.0, "epsilon_uniform": 0.0},
                 "store": {"url": SecretStr(redis.url), "data_dir": folder},
             }

@@ -1,8 +1,9 @@
-"""The recorded episodes as training data, and what routing them earns, from the outcome table."""
+"""The recorded episodes as training data, and what routing others earns, from the outcome table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -10,66 +11,64 @@ from examples.miniwob.episodes import Episode, load_all
 from examples.miniwob.labelled import row, write
 from examples.miniwob.outcomes import Outcomes
 from policies.checks import Array
-from services.training.examples import Example, divide, read
+
+_FIRST: Final = 1_000_060
+_SEEDS: Final = 210
 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Episodes with their rows in a file of training data; every `held_out`-th seed of a family is only judged on."""
+    """A file of training data of the first seeds, and the episodes of the last ones, which no training sees."""
 
     path: Path
-    episodes: list[Episode]
-    labelled: bool
+    unseen: list[Episode]
     table: Outcomes = field(default_factory=Outcomes.load)
 
     @classmethod
-    def make(cls, path: Path, seeds: Mapping[str, int] | int, *, labelled: bool = True) -> "World":
-        """The first `seeds` of each family; one in three is held out, whatever the number."""
-        found, table = [], Outcomes.load()
-        for episode in load_all():
-            wanted = seeds if isinstance(seeds, int) else seeds[episode.family]
-            if episode.seed - 1_000_060 < wanted:
-                found.append(episode)
-        rows = [row(e, table, labelled=labelled) | {"split": "held_out" if e.seed % 3 == 0 else "train"} for e in found]
+    def make(cls, path: Path, seeds: Mapping[str, int] | int, unseen: int, *, labelled: bool = True) -> "World":
+        """So many first `seeds` of each family, one in three held out for the training's own judgement; the last
+        `unseen` of all."""
+        table = Outcomes.load()
+        numbered = [(episode.seed - _FIRST, episode) for episode in load_all()]
+        wanted = dict.fromkeys(table.families, seeds) if isinstance(seeds, int) else seeds
+        if max(wanted.values()) + unseen > _SEEDS:
+            raise ValueError(f"seeds {seeds} and unseen {unseen}, expected at most {_SEEDS} of a family together")
+        rows = [
+            row(e, table, labelled=labelled) | {"split": "held_out" if e.seed % 3 == 0 else "train"}
+            for number, e in numbered
+            if number < wanted[e.family]
+        ]
         write(path, rows)
-        return cls(path, found, labelled, table)
+        return cls(path, [e for number, e in numbered if number >= _SEEDS - unseen], table)
 
     @property
-    def examples(self) -> list[Example]:
-        """The rows as training reads them."""
-        return divide(read(self.path), 0.3, 0)
+    def families(self) -> list[str]:
+        """The family of each unseen episode."""
+        return [episode.family for episode in self.unseen]
 
-    @property
-    def judged(self) -> list[int]:
-        """Positions of the held-out episodes."""
-        return [i for i, episode in enumerate(self.episodes) if episode.seed % 3 == 0]
+    def earned(self, chosen: Sequence[str]) -> Array:
+        """Success [n] of the unseen episodes, each answered by one arm or another column."""
+        return np.array([self.table.success(e.id, arm) for e, arm in zip(self.unseen, chosen, strict=True)], np.float64)
+
+    def by_family(self, values: Array) -> dict[str, float]:
+        """Means of values [n]."""
+        families = np.array(self.families)
+        return {family: float(values[families == family].mean()) for family in sorted(set(self.families))}
 
     def success(self, chosen: Sequence[str]) -> float:
-        """Success when each held-out episode is answered by one arm; a mean over families, each of the same weight."""
-        earned = [self.table.success(self.episodes[i].id, arm) for i, arm in zip(self.judged, chosen, strict=True)]
-        return self._balanced(np.array(earned, dtype=np.float64))
+        """What choices earn, a mean over families, each of the same weight."""
+        return float(np.mean(list(self.by_family(self.earned(chosen)).values())))
 
-    def oracle(self) -> float:
-        """Success of the best arm of each family on these episodes."""
-        best = {family: self._best(family) for family in {self.episodes[i].family for i in self.judged}}
-        return self.success([best[self.episodes[i].family] for i in self.judged])
+    def best(self) -> list[str]:
+        """The oracle's choices: of each family the adapter that is best on these episodes."""
+        ids = {family: [e.id for e in self.unseen if e.family == family] for family in set(self.families)}
+        best = {family: self.table.best(ids[family], adapters_only=True) for family in ids}
+        return [best[family] for family in self.families]
 
-    def alone(self, column: str) -> float:
-        """Success of one column for everything."""
-        return self.success([column] * len(self.judged))
+    def own(self) -> list[str]:
+        """The adapters that labels name."""
+        return [self.table.best_own(family) for family in self.families]
 
-    def found(self, chosen: Sequence[str]) -> dict[str, float]:
-        """Share of each family's held-out episodes that get an adapter which was trained for the family."""
-        right = np.array(
-            [arm.removesuffix("-b") == self.episodes[i].family for i, arm in zip(self.judged, chosen, strict=True)]
-        )
-        families = np.array([self.episodes[i].family for i in self.judged])
-        return {family: float(right[families == family].mean()) for family in sorted(set(families))}
-
-    def _best(self, family: str) -> str:
-        ids = [self.episodes[i].id for i in self.judged if self.episodes[i].family == family]
-        return self.table.best(ids, adapters_only=True)
-
-    def _balanced(self, earned: Array) -> float:
-        families = np.array([self.episodes[i].family for i in self.judged])
-        return float(np.mean([earned[families == family].mean() for family in sorted(set(families))]))
+    def alone(self, column: str) -> list[str]:
+        """One column for everything."""
+        return [column] * len(self.unseen)
