@@ -44,6 +44,11 @@ class Arms:
         """Arms of adapters whose files are gone, and why."""
         return self._suspended
 
+    @property
+    def lost(self) -> dict[str, str]:
+        """The adapters whose files are gone, and why."""
+        return self._lost
+
     def can_serve(self, gates: Collection[str]) -> bool:
         """Whether adapters are there, and not suspended."""
         return all(name in self.registry and name not in self._lost for name in gates)
@@ -122,7 +127,7 @@ class Arms:
         self._routed = tuple(name for name, arm in self._records.items() if arm.state == "active")
         gone = {names[name]: arm for name, arm in roster.items() if arm.is_suspended and arm.serves in order}
         self._suspended = {name: arm.reason for name, arm in gone.items()}
-        self._lost = {arm.serves for arm in gone.values()}
+        self._lost = {arm.serves: arm.reason for arm in gone.values()}
         called = [(old, names[name]) for name, arm in roster.items() for old in (*arm.former, name)]
         self._current = {old: name for old, name in called if old != name}
 

@@ -131,7 +131,7 @@ class Router:
         self.placement = Placement(settings.page_in_ms, settings.look_s)
         self.outages = Outages(store, model, _AGAIN_S)
         self.resent = 0
-        """How often a request was sent to another replica, as its own was lost."""
+        """How often a request was sent to another replica, as its own was lost or lacked files."""
         self._background: set[asyncio.Task[Any]] = set()
         self._following: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None

@@ -181,6 +181,7 @@ def adapters(views: list[dict[str, Any]]) -> Table:
     for view in views:
         size, pinned = f"{view['bytes'] / 1024:.0f}", "yes" if view["pinned"] else ""
         about = escape(" · ".join(filter(None, [view["description"], *view["tags"]])))
+        about = f"[yellow]{escape(view['suspended'])}[/]" if view["suspended"] else about
         table.add_row(view["name"], view["fingerprint"], str(view["rank"]), size, pinned, about, escape(view["source"]))
     return table
 

@@ -24,7 +24,9 @@ class Metrics:
         )
         self.decisions = Counter("pointsman_decisions", "Decisions.", ("arm", "explored"), registry=self._all)
         self.resent = Counter(
-            "pointsman_resent", "Requests sent to another replica, as theirs was lost.", registry=self._all
+            "pointsman_resent",
+            "Requests sent to another replica, as theirs was lost or lacked files.",
+            registry=self._all,
         )
         self.feedback = Counter("pointsman_feedback", "Feedback items.", ("status",), registry=self._all)
         self.coverage = Gauge(

@@ -125,7 +125,7 @@ class DecisionView(BaseModel):
 
 
 class AdapterView(BaseModel):
-    """One adapter that can serve."""
+    """One adapter; `suspended` says why it cannot serve now, null if it can."""
 
     name: str
     fingerprint: str
@@ -137,9 +137,10 @@ class AdapterView(BaseModel):
     tags: tuple[str, ...]
     coordinates: str
     pinned: bool  # it stays on every device
+    suspended: str | None
 
     @classmethod
-    def of(cls, adapter: Adapter) -> "AdapterView":
+    def of(cls, adapter: Adapter, suspended: str | None = None) -> "AdapterView":
         """The view of a registered adapter."""
         return cls(
             name=adapter.name,
@@ -152,6 +153,7 @@ class AdapterView(BaseModel):
             tags=adapter.tags,
             coordinates=adapter.coordinates,
             pinned=adapter.pinned,
+            suspended=suspended,
         )
 
 

@@ -58,12 +58,12 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
     async def followed(adapter: Adapter) -> AdapterView:
         """Once this Router knows of the change; others do within `router.refresh_s`."""
         await router.snapshots.refresh()
-        return AdapterView.of(adapter)
+        return AdapterView.of(adapter, router.arms.lost.get(adapter.name))
 
     @app.get("/v1/adapters", tags=["adapters"], dependencies=[inspects])
     async def adapters() -> list[AdapterView]:
-        """The adapters that can serve."""
-        return [AdapterView.of(adapter) for adapter in router.arms.registry]
+        """The adapters that there are."""
+        return [AdapterView.of(adapter, router.arms.lost.get(adapter.name)) for adapter in router.arms.registry]
 
     @app.post("/v1/adapters", tags=["adapters"], dependencies=[operates], status_code=201)
     async def create(body: NewAdapter) -> AdapterView:

@@ -60,6 +60,8 @@ async def test_the_first_request_is_told_and_the_arm_is_suspended(world: World, 
     found = await record(world)
     assert (found["state"], found["reason"]) == ("absent", reason)
     assert await broken(world) == {"inbox": reason.partition("loaded: ")[2]}
+    suspended = {view["name"]: view["suspended"] for view in await world.get("/v1/adapters")}
+    assert suspended == {"calendar": None, "claims": None, "inbox": reason}
     kinds = [event.type for event in await world.events()]
     assert kinds[-3:] == ["decision", "arm_removed", "cancellation"]
     assert 'pointsman_cache_broken{replica="local"} 1.0' in (await world.http.get("/metrics")).text
