@@ -122,7 +122,7 @@ class RequestStore(Connection):
 
         unknown: no such decision or episode, another tenant's, or older than the retention; nothing is written.
         duplicate: the target has this reward from this source; nothing is written. corrected: it had another one.
-        late: its first one, after the reward window. recorded: its first one, in time.
+        late: its first one, after the reward window or the time-out. recorded: its first one, in time.
         """
         pipeline = self._redis.pipeline(transaction=False)
         for item in items:

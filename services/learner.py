@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cluster.archive import Archive, Damaged
@@ -41,7 +41,8 @@ FORGETTING = "forgetting"
 class Learner:
     """Reads events after its position, folds them, commits statistics, ledger and position in one fenced script.
 
-    Beside it a Sealer moves what is no longer hot into the store's archive, if it has one.
+    Beside it a Sealer moves what is no longer hot into the store's archive, if it has one. `clock` (unix s) says when
+    windows close and what is hot; the fold reads none.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Learner:
         batch: int = 1000,
         pace_ms: float = 20,
         sealing: SealingConfig = SealingConfig(),
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._clock = clock
         self._configured = contexts
         self._folding = Folding(contexts, config, rules, watching)
         self._batch = batch
@@ -211,7 +214,7 @@ class Learner:
 
     async def _beat(self, position: str) -> None:
         log.info("reading the log again: at %s", position)
-        await self._store.heartbeat(time.time())
+        await self._store.heartbeat(self._clock())
 
     async def _commit(self, position: str, now: float, deferred: Sequence[str]) -> None:
         fold, self._position = self._fold, position
@@ -252,7 +255,7 @@ class Learner:
 
     async def _tick(self) -> None:
         """What the clock brings: a sign of life and time-outs. The fold itself reads no clock."""
-        now = time.time()
+        now = self._clock()
         await self._store.heartbeat(now)
         await self._store.post_timeouts(now)
 
@@ -264,7 +267,7 @@ class Learner:
         if self._store.archive is None:
             yield
             return
-        sealer = Sealer(self._store, self._store.archive, self._folding, self._sealing, self._leads)
+        sealer = Sealer(self._store, self._store.archive, self._folding, self._sealing, self._leads, self._clock)
         running = asyncio.create_task(sealer.run())
         try:
             yield

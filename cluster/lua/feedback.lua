@@ -11,13 +11,14 @@ if sent then
 end
 
 local candidates = KEYS[5] == '' and {ARGV[2]} or redis.call('LRANGE', KEYS[5], 0, -1)
-local time, members, deadline = tonumber(ARGV[6]), {}, 0
+local time, members, deadline, closed = tonumber(ARGV[6]), {}, 0, true
 for _, id in ipairs(candidates) do
-  local known = redis.call('HMGET', ARGV[1] .. id, 'time', 'deadline', 'tenant')
+  local known = redis.call('HMGET', ARGV[1] .. id, 'time', 'deadline', 'tenant', 'closed')
   local own = ARGV[10] == '' or known[3] == ARGV[10]
   if known[1] and own and time <= tonumber(known[1]) + tonumber(ARGV[7]) then
     members[#members + 1] = id
     deadline = math.max(deadline, tonumber(known[2]))
+    closed = closed and known[4]
   end
 end
 if #members == 0 then
@@ -37,8 +38,8 @@ elseif was_late then
   status = 'late' -- what was not learned cannot be corrected
 elseif earlier and said:sub(1, #word) ~= word then
   status = 'corrected'
-elseif time > deadline then
-  status = 'late'
+elseif closed or time > deadline then
+  status = 'late' -- a time-out closes for good, even if the clock that brought it was ahead of this one
 end
 redis.call('SET', KEYS[3], status, 'EX', 600)
 if status == 'duplicate' then

@@ -62,19 +62,21 @@ class Sealer:
         folding: Folding,
         config: SealingConfig,
         leads: Callable[[], Awaitable[bool]] = _always,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._archive = archive
         self._folding = folding
         self._config = config
         self._leads = leads
+        self._clock = clock
         self._alarmed = True  # an alarm may stand from before
 
     async def run(self) -> None:
         """Seal until cancelled."""
         while True:
             try:
-                await self.step(time.time())
+                await self.step(self._clock())
             except UNAVAILABLE as error:
                 log.warning("sealing waits for the store: %s", error)
             except Exception:  # whatever it is, events wait in Redis and learning goes on

@@ -268,6 +268,26 @@ class TestDeadlines:
         (_, event) = (await store.event_range())[-1]
         assert event == Timeout(time=NOW + WINDOW_S, decision_id="early")
 
+    async def test_what_has_timed_out_is_late_by_every_clock(self, store: Store, make_decision: MakeDecision) -> None:
+        """The clock that brings time-outs may be ahead of the one that dates feedback."""
+        for name in ("d1", "d2"):
+            await store.decide(make_decision(name))
+        await give(store, reward("d2", 0.5))
+        assert await store.post_timeouts(NOW * 2) == 1
+        said = [reward("d1", 1.0), reward("d1", 0.0), reward("d2", 1.0)]
+        assert await give(store, *said) == ["late", "late", "corrected"]
+
+    async def test_an_episode_is_late_when_all_of_it_has_timed_out(
+        self, store: Store, make_decision: MakeDecision
+    ) -> None:
+        await store.decide(make_decision("d1", episode="e"))
+        await store.decide(make_decision("d2", episode="e", time=NOW + 1))
+        await store.post_timeouts(NOW + WINDOW_S)
+        assert await give(store, episode_reward("e", 0.5)) == ["recorded"]
+        await store.decide(make_decision("d3", episode="f"))
+        await store.post_timeouts(NOW * 2)
+        assert await give(store, episode_reward("f", 0.5)) == ["late"]
+
     async def test_a_time_out_knows_how_many_decisions_its_episode_had(
         self, store: Store, make_decision: MakeDecision
     ) -> None:
@@ -469,7 +489,7 @@ def writes(store: Store, decision: Decision) -> list[Callable[[], Awaitable[obje
     items = [reward(id_, 0.1), reward(id_, 0.1), reward(id_, 0.2)]
 
     async def feedback() -> None:
-        assert await store.feedback(items) == ["recorded", "duplicate", "corrected"]
+        assert await store.feedback(items) == ["late", "duplicate", "late"]  # it has timed out
 
     async def version() -> None:
         state = await store.learner_state()
