@@ -124,10 +124,10 @@ class RequestStore(Connection):
         duplicate: the target has this reward from this source; nothing is written. corrected: it had another one.
         late: its first one, after the reward window or the time-out. recorded: its first one, in time.
         """
-        pipeline = self._redis.pipeline(transaction=False)
-        for item in items:
-            await self._scripts["feedback"](self._feedback_keys(item), self._feedback_args(item), client=pipeline)
-        return [cast(Status, status.decode()) for status in await pipeline.execute()]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for item in items:
+                await self._scripts["feedback"](self._feedback_keys(item), self._feedback_args(item), client=pipeline)
+            return [cast(Status, status.decode()) for status in await pipeline.execute()]
 
     async def complete(self, completion: Completion) -> bool:
         """Append the completion; False if the decision has one already or is unknown."""

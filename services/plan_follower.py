@@ -35,8 +35,7 @@ class PlanFollower:
             cache.plan(spread(plan.sizes, {room.replica: room.pages for room in rooms})[self._replica])
 
     async def run(self) -> None:
-        """Follow until cancelled; the store may go away and come back."""
-        await self._store.open()
+        """Follow until cancelled; the store may be away at first, go away and come back."""
         try:
             while True:
                 try:

@@ -63,8 +63,7 @@ class PlanMaker:
         self._target: list[str] = []
 
     async def run(self) -> None:
-        """Plan until cancelled. Redis may go away and come back."""
-        await self._store.open()
+        """Plan until cancelled. Redis may be away at first, go away and come back."""
         try:
             started = False
             while True:

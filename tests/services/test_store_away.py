@@ -19,10 +19,13 @@ import redis
 from cluster.redis_server import RedisServer
 from cluster.request_store import Decided
 from services import decision_ids
+from services.app import make_plans
+from services.configuration import make_store
 from services.gateway import build_gateway
+from services.plan_follower import PlanFollower
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import CONTROL
-from tests.services.world import World, chat, eventually, make_router
+from tests.services.world import World, chat, end, eventually, make_router
 
 CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/chat/completions", chat()),
@@ -310,3 +313,26 @@ async def test_a_reward_is_not_unknown_to_a_router_while_another_one_keeps_its_d
         assert (
             await world.say({"decision_id": lost, "reward": 1}, {"decision_id": "king", "reward": 1}) == ["unknown"] * 2
         )
+
+
+async def test_a_replica_that_starts_while_the_store_is_away_goes_on(make_world: MakeWorld, tmp_path: Path) -> None:
+    server = RedisServer(tmp_path).start()
+    try:
+        world: World = await make_world(store={"url": server.url})
+        server.stop()
+        store = make_store(world.settings)
+        following = asyncio.create_task(PlanFollower(store, world.cache, "replica 0", 0.05).run())
+        planning = asyncio.create_task(make_plans(world.settings).run())
+        await asyncio.sleep(5.0)  # longer than its client tries
+        assert not following.done()
+        assert not planning.done()
+        server.start()
+
+        async def is_told() -> bool:
+            return [room.replica for room in await store.rooms(0.0)] == ["replica 0"]
+
+        await eventually(is_told)
+        await end(following)
+        await end(planning)
+    finally:
+        server.stop()
