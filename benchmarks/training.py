@@ -29,21 +29,23 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def training(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
-    quick: Annotated[bool, typer.Option(help="Fewer screens and rounds, and no service.")] = False,
+    quick: Annotated[bool, typer.Option(help="Fewer screens and rounds.")] = False,
+    serve: Annotated[bool | None, typer.Option(help="Ask a running service, too; by default unless --quick.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
 ) -> None:
     """Train, judge, compare with one LoRA for all, and ask a running service."""
     with tempfile.TemporaryDirectory(prefix="pointsman-training-") as name:
-        shown = {"quick": quick, "seed": seed, **_figures(Path(name), seed, quick=quick)}
+        serves = not quick if serve is None else serve
+        shown = {"quick": quick, "seed": seed, **_figures(Path(name), seed, quick=quick, serves=serves)}
     Console().print(_losses(shown))
     report("Training a router", _table(shown), checks(shown), json_file, **shown)
 
 
-def _figures(folder: Path, seed: int, *, quick: bool) -> dict[str, Any]:
+def _figures(folder: Path, seed: int, *, quick: bool, serves: bool) -> dict[str, Any]:
     """Everything, as numbers and text."""
-    seeds, unseen, measured = (15, 12, 12) if quick else (90, 90, 150)
-    second = {"rounds": 1, "steps": 10, "batch_size": 12} if quick else {"rounds": 3, "steps": 20, "batch_size": 16}
-    third = {"rounds": 1, "steps": 3, "batch_size": 12} if quick else {"rounds": 3, "steps": 12, "batch_size": 16}
+    seeds, unseen, measured = (15, 12, 12) if quick else (60, 60, 80)
+    second = {"rounds": 1, "steps": 10, "batch_size": 12} if quick else {"rounds": 2, "steps": 20, "batch_size": 16}
+    third = {"rounds": 1, "steps": 3, "batch_size": 12} if quick else {"rounds": 2, "steps": 12, "batch_size": 16}
     trainer = Trainer(folder, Console(), seed)
     world = World.make(folder / "labelled.jsonl", seeds, unseen)
     told = trainer.train(
@@ -54,7 +56,7 @@ def _figures(folder: Path, seed: int, *, quick: bool) -> dict[str, Any]:
         joint=third,
     )
     untold = World.make(folder / "unlabelled.jsonl", seeds, unseen, labelled=False)
-    blind = {**second, "kl": 0.0, "temperature_start": 0.5, "probes": 48 if quick else 256}
+    blind = {**second, "kl": 0.0, "temperature_start": 0.5, "probes": 48 if quick else 192}
     free = trainer.train(untold, stages=(2,), measured=0, end_to_end=blind)
     asked = world.unseen[:: 4 if quick else 3]
     one, oracle = world.alone(ONE_FOR_ALL), world.best()
@@ -85,9 +87,10 @@ def _figures(folder: Path, seed: int, *, quick: bool) -> dict[str, Any]:
         "unbalanced": learning.unbalanced(trainer, folder, unseen),
     }
     if not quick:
-        slowly = {"rounds": 8, "steps": 20, "batch_size": 16, "learning_rate": 2e-3, "kl": 0.0, "probes": 0}
+        slowly = {"rounds": 6, "steps": 20, "batch_size": 16, "learning_rate": 2e-3, "kl": 0.0, "probes": 0}
         alone = trainer.train(untold, stages=(2,), measured=0, end_to_end=slowly)
         figures["success"]["no labels, mixture alone"] = world.success(alone.raw["stage 2"])
+    if serves:
         served = serving.serve(told.version, asked)
         figures["served"] = {way: found._asdict() for way, found in served.items()}
     return figures

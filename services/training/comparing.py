@@ -86,14 +86,11 @@ class Comparison:
         """How to serve a router."""
         if not self._judged:
             return None
-        examples = [self._rows[i] for i in self._judged]
-        measuring, ways = self._engine(kept), []
-        for name, members in {"hard": 1, f"top{_TOP}": _TOP, "soft": self._settings.model.max_mixture}.items():
-            mixed = [
-                _served(contexts.map(self._H[i]).gates, contexts.layer_gates(self._H[i]), members) for i in self._judged
-            ]
-            success = self._success(kept, self._judged, mixed)
-            ways.append(Way(name, members, success, measuring.seconds(examples, mixed)))
+        members = {"hard": 1, f"top{_TOP}": _TOP, "soft": self._settings.model.max_mixture}
+        gates = [[self._mixed(contexts, i, most) for i in self._judged] for most in members.values()]
+        seconds = self._engine(kept).seconds([self._rows[i] for i in self._judged], gates)
+        success = [self._success(kept, self._judged, each) for each in gates]
+        ways = [Way(*way) for way in zip(members, members.values(), success, seconds, strict=True)]
         found = recommend(ways)
         figures = {way.name: {"success": float(way.success.mean()), "seconds": way.seconds} for way in ways}
         return {**found._asdict(), "ways": figures}
@@ -118,6 +115,10 @@ class Comparison:
         members = 1 if course.mlp.heads is None else self._settings.model.max_mixture
         gates = [_served(*_gates(course, self._H[i]), members) for i in self._judged]
         return self._success(course, self._judged, gates)
+
+    def _mixed(self, contexts: ContextMap, row: int, members: int) -> Gates:
+        h = self._H[row]
+        return _served(contexts.map(h).gates, contexts.layer_gates(h), members)
 
     def _success(self, course: Course, rows: Sequence[int], gates: Sequence[Gates]) -> Array:
         with self._console.status(f"{course.stage}: answering {len(rows)} examples…"):
