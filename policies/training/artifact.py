@@ -100,7 +100,8 @@ def _projection(mlp: RouterMLP, rows: Array, pca: int, temperature: float, seed:
     weights = (mlp.first.weight, mlp.first.bias, mlp.second.weight, mlp.second.bias, mlp.apart)
     W1, b1, W2, b2, apart = (weight.detach().double().numpy() for weight in weights)
     center, components = _whitening(normalise(rows), pca, seed)
-    return Projection(W1, b1, W2, b2, center, components, temperature, apart)
+    heads = apart if apart.any() else apart[:0]  # heads that have not learned are one
+    return Projection(W1, b1, W2, b2, center, components, temperature, heads)
 
 
 def _whitening(u: Array, m: int, seed: int) -> tuple[Array, Array]:

@@ -175,3 +175,5 @@ def test_heads_that_have_not_learned_change_nothing(mlp: RouterMLP) -> None:
     same = mlp.with_heads(3).by_layer(h)
     assert same.shape == (4, 3, 2)
     torch.testing.assert_close(same, mlp.by_layer(h).expand(-1, 3, -1))
+    made = fit_context_map(mlp.with_heads(3), h.numpy().repeat(9, 0), ["calendar", "inbox"] * 18, CONFIG, pca=2)
+    assert made.layer_gates(h[0].numpy()) == {}
