@@ -28,13 +28,14 @@ PATIENCE_S = 120.0
 class Service:
     """A service that can be restarted on the same data."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **more: dict[str, Any]) -> None:
         self.adapters = directory / "adapters"
         shutil.copytree(EMBEDDED_WORLD / "adapters", self.adapters)
         groups = {
             "server": {"port": free_port()},
             "store": {"data_dir": directory},
             "model": {"adapters": self.adapters, "replicas": 2},
+            **more,
         }
         self._settings = Settings.model_validate(groups)
         self._stack = ExitStack()

@@ -1,7 +1,7 @@
 """What each setting of the cache, and of when a Router looks at the replicas, changes.
 
 Where adapters may come from, and how large they may be, is in `adapters/test_refusals.py` and `adapters/test_hub.py`;
-pins in `adapters/test_lifecycle.py`.
+pins in `adapters/test_lifecycle.py`; `cache.device_rows` on real replicas in `tests/cluster/test_residency.py`.
 """
 
 import asyncio
