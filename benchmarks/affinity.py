@@ -30,7 +30,7 @@ app = typer.Typer(add_completion=False)
 def main(
     json: Annotated[Path | None, typer.Option(help="Write raw figures here.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer requests, one kill. Serve alone takes half a minute to start.")
+        bool, typer.Option("--quick", help="Fewer requests, one kill; two services must start: minutes, not one.")
     ] = False,
 ) -> None:
     """Measure and hold the figures against the goals."""
