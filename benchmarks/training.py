@@ -43,7 +43,7 @@ def training(
 
 def _figures(folder: Path, seed: int, *, quick: bool, serves: bool) -> dict[str, Any]:
     """Everything, as numbers and text."""
-    seeds, unseen, measured = (15, 12, 12) if quick else (60, 60, 80)
+    seeds, unseen, measured = (15, 12, 12) if quick else (45, 60, 60)
     second = {"rounds": 1, "steps": 10, "batch_size": 12} if quick else {"rounds": 2, "steps": 20, "batch_size": 16}
     third = {"rounds": 1, "steps": 3, "batch_size": 12} if quick else {"rounds": 2, "steps": 12, "batch_size": 16}
     trainer = Trainer(folder, Console(), seed)
@@ -56,7 +56,7 @@ def _figures(folder: Path, seed: int, *, quick: bool, serves: bool) -> dict[str,
         joint=third,
     )
     untold = World.make(folder / "unlabelled.jsonl", seeds, unseen, labelled=False)
-    blind = {**second, "kl": 0.0, "temperature_start": 0.5, "probes": 48 if quick else 192}
+    blind = {**second, "kl": 0.0, "temperature_start": 0.5, "probes": 48 if quick else 128}
     free = trainer.train(untold, stages=(2,), measured=0, end_to_end=blind)
     asked = world.unseen[:: 4 if quick else 3]
     one, oracle = world.alone(ONE_FOR_ALL), world.best()
@@ -84,10 +84,10 @@ def _figures(folder: Path, seed: int, *, quick: bool, serves: bool) -> dict[str,
         "kept": told.known["kept"],
         "decisions": told.known["decisions"],
         "recommendation": told.known["recommendation"],
-        "unbalanced": learning.unbalanced(trainer, folder, unseen),
+        "unbalanced": learning.unbalanced(trainer, folder, min(unseen, 30)),
     }
     if not quick:
-        slowly = {"rounds": 6, "steps": 20, "batch_size": 16, "learning_rate": 2e-3, "kl": 0.0, "probes": 0}
+        slowly = {"rounds": 5, "steps": 20, "batch_size": 16, "learning_rate": 2e-3, "kl": 0.0, "probes": 0}
         alone = trainer.train(untold, stages=(2,), measured=0, end_to_end=slowly)
         figures["success"]["no labels, mixture alone"] = world.success(alone.raw["stage 2"])
     if serves:

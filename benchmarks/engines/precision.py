@@ -2,18 +2,21 @@
 
 import copy
 import io
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 
 from benchmarks.engines.shapes import ModelShape, random_model
-from services.engine.base import Message, Part, Prompt, Sampling
+from services.engine.base import Gate, Message, Part, Prompt, Sampling
 from services.engine.loading import Checkpoint
 from services.engine.routed.runner import Runner
 from services.engine.routed.scheduler import Scheduler
@@ -23,20 +26,22 @@ from services.engine.vision import Pixels
 
 _TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 _TOLD = 6
-_GATES: list[dict[str, float]] = [
+_BLOCK = re.compile(r"language_model\.layers\.(\d+)\.")
+_GATES: list[dict[str, Gate]] = [
     {},
     {"a0": 1.0},
     {"a1": 1.0},
     {"a2": 1.0},
     {"a0": 0.5, "a1": 0.3, "a2": 0.2},
     {"a1": -0.5, "a2": 1.2},
+    {"a0": (1.0, 0.5, 0.0, -0.5), "a1": (0.0, 0.5, 1.0, 0.3)},
 ]
 
 
 class Errors(NamedTuple):
     """Of one kind of gates: the largest difference in float32, and relative distances to float32 in bfloat16."""
 
-    gates: dict[str, float]
+    gates: dict[str, Gate]
     float32: float
     ours: float
     peft: float
@@ -74,14 +79,32 @@ class _Peft:
         self._model.eval()
 
     @torch.inference_mode()
-    def logits(self, tokens: Tokens, gates: Mapping[str, float]) -> torch.Tensor:
+    def logits(self, tokens: Tokens, gates: Mapping[str, Gate]) -> torch.Tensor:
         model, device = self._plain, self._plain.device
+        if any(isinstance(gate, tuple) for gate in gates.values()):
+            with self._in_blocks(gates):
+                return self._logits(self._model, tokens, device)
         if gates:
             name = "-".join(gates)
             if len(gates) > 1:
                 self._model.add_weighted_adapter(list(gates), list(gates.values()), name, "cat")
             self._model.set_adapter(name)
             model = self._model
+        return self._logits(model, tokens, device)
+
+    @contextmanager
+    def _in_blocks(self, gates: Mapping[str, Any]) -> Iterator[None]:
+        """Meanwhile each adapter has its gate of a block as its scale there, which is 1 otherwise."""
+        layers = [(path, layer) for path, layer in self._model.named_modules() if isinstance(layer, LoraLayer)]
+        blocks = [(layer, int(match[1])) for path, layer in layers if (match := _BLOCK.search(path))]
+        self._model.base_model.set_adapter(list(gates))
+        for layer, block in blocks:
+            layer.scaling.update({name: gate[block] for name, gate in gates.items()})
+        yield
+        for layer, _ in blocks:
+            layer.scaling.update(dict.fromkeys(gates, 1.0))
+
+    def _logits(self, model: Any, tokens: Tokens, device: torch.device) -> torch.Tensor:
         ids = torch.cat([tokens.ids, torch.arange(_TOLD) + 5])[None].to(device)
         types = torch.cat([tokens.types, torch.zeros(_TOLD, dtype=torch.long)])[None].to(device)
         pixels = torch.cat([image.values for image in tokens.images if isinstance(image, Pixels)]).to(
