@@ -17,6 +17,10 @@ class Checkpoint(NamedTuple):
 
 def load(path: str, *, dtype: str = "float32", device: str = "cpu") -> Checkpoint:
     """Load for inference. Raises OSError when `path` is neither a checkpoint directory nor a reachable hub name."""
-    model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=getattr(torch, dtype)).to(device).eval()
+    model = (
+        Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
+        .to(device)
+        .eval()
+    )
     model.requires_grad_(False)
     return Checkpoint(model, AutoTokenizer.from_pretrained(path), Qwen2VLImageProcessorPil.from_pretrained(path))
