@@ -6,8 +6,8 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 class Directed(RequestRouter):
     """The replica named in the request first, if it is there; otherwise, or when it takes no more, the least busy.
 
-    The name travels as the multiplexed model id, the one field of a request that Serve carries for its routers; no
-    model is multiplexed by Serve.
+    The name travels as the session id. A multiplexed model id would do, too, but Serve keeps a request that has one,
+    with its screen, until a mixin of its own routers looks for it.
     """
 
     async def choose_replicas(
@@ -16,7 +16,7 @@ class Directed(RequestRouter):
         if pending_request is None:
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True  # or Serve asks again at once while all are full
-        wanted = pending_request.metadata.multiplexed_model_id
+        wanted = pending_request.metadata.session_id
         chosen = [replica for replica in candidate_replicas if replica.replica_id.unique_id == wanted]
         others = [replica for replica in candidate_replicas if replica.replica_id.unique_id != wanted]
         return [chosen, others] if chosen else [others]

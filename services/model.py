@@ -147,7 +147,7 @@ class RemoteModel:
 
     async def encode(self, prompt: Prompt, at: str = "") -> Encoded:
         try:
-            return cast(Encoded, await self._handle.options(multiplexed_model_id=at).encode.remote(prompt))
+            return cast(Encoded, await self._handle.options(session_id=at).encode.remote(prompt))
         except InvalidPrompt as error:
             raise _bare(error) from None
         except RayActorError as error:
@@ -161,7 +161,7 @@ class RemoteModel:
         adapters: Mapping[str, Adapter],
         at: str = "",
     ) -> AsyncGenerator[Delta, None]:
-        handle = self._handle.options(stream=True, multiplexed_model_id=at)  # services/directed.py sends it there
+        handle = self._handle.options(stream=True, session_id=at)  # services/directed.py sends it there
         asked = handle.generate.remote(prompt, dict(gates), sampling, dict(adapters))
         stream = cast("DeploymentResponseGenerator[Delta]", asked)
         try:
