@@ -13,6 +13,7 @@ from fastapi.security.base import SecurityBase
 
 from cluster.settings import AuthSettings, Scope, Settings
 from services.edge.errors import ApiError
+from services.edge.json_body import JsonRequest
 from services.edge.rates import Rates
 
 
@@ -133,7 +134,7 @@ def key_first(rates: Rates) -> type[APIRoute]:
             async def keyed(request: Request) -> Response:
                 for needed in needs:
                     rates.count(needed.caller(request).name)
-                return await handle(request)
+                return await handle(JsonRequest(request.scope, request.receive))
 
             return keyed
 

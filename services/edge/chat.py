@@ -1,9 +1,9 @@
 """From a chat request to a prompt: roles, texts, and images that are small enough and really images."""
 
-import base64
 import io
 import json
 
+import pybase64
 from PIL import Image, UnidentifiedImageError
 
 from cluster.settings import LimitSettings
@@ -80,6 +80,6 @@ def _data_url(field: str, url: str) -> bytes:
     if not comma or not header.endswith(";base64"):
         raise invalid(field, f"{url[:40]!r}, expected data:image/<type>;base64,<data>")
     try:
-        return base64.b64decode(payload, validate=True)
+        return pybase64.b64decode(payload, validate=True)
     except ValueError as error:
         raise invalid(field, f"broken base64: {error}") from None
