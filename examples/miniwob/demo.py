@@ -26,6 +26,8 @@ from examples.miniwob.progress import SuccessBar
 from examples.miniwob.serving import Service, serving
 from examples.miniwob.story import ALL, REGRESSED, Story, tell
 from examples.miniwob.traffic import Agents, Served
+from examples.miniwob.visit import Visit
+from examples.miniwob.visit import checks as promised
 from services.cli import tables
 
 QUICK, FULL = 2000, 5000
@@ -51,21 +53,29 @@ def main(
     delay: Annotated[int, typer.Option(min=0, help="Requests between an answer and its reward, at least.")] = 30,
     live: Annotated[bool, typer.Option(help="Play real pages in Chromium, on fresh seeds.")] = False,
     stay: Annotated[bool, typer.Option(help="Keep serving afterwards, for a look at the dashboard.")] = False,
+    url: Annotated[str | None, typer.Option(help="Ask this service of the embedded world, and start none.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="POINTSMAN_KEY", help="Bearer key, if it wants one.")] = None,
 ) -> None:
     """Serve the embedded model and its adapters, send recorded MiniWoB++ tasks, and watch the router learn.
 
     First come families that the supervised router was trained on, then also families whose adapters are newer than it.
     Half-way one adapter's files are overwritten by a worse version, while another team's good adapter for the same
     family stands beside it. The service reads the files again and logs their new hash, but is set to believe of the
-    arm what it believed before (learner.version_carry=1): only the late rewards can tell.
+    arm what it believed before (learner.version_carry=1): only the late rewards can tell. With --url that half is left
+    out.
     """
     for file in (json_file, picture):
         if file and not file.resolve().parent.is_dir():
             raise typer.BadParameter(f"{file}: no such directory")
+    if live and url:
+        raise typer.BadParameter("--live and --url, expected one of them")
     if live:
         _live(quick, seed, json_file, stay=stay)
+        return
+    story = tell(load_all(), Outcomes.load(), QUICK if quick else FULL, seed)
+    if url:
+        _visited(Visit(url, key), story, concurrency, delay, json_file)
     else:
-        story = tell(load_all(), Outcomes.load(), QUICK if quick else FULL, seed)
         _recorded(story, concurrency, delay, picture, json_file, stay=stay)
 
 
@@ -96,6 +106,14 @@ def _recorded(story: Story, concurrency: int, delay: int, picture: Path, json_fi
     console.print(tables.bandit(state), _by_family(served))
     title = f"{len(served)} requests in {seconds} s; the picture is {picture}"
     report(title, _lines(success), checks(figures), json_file, **figures)
+
+
+def _visited(visit: Visit, story: Story, concurrency: int, delay: int, json_file: Path | None) -> None:
+    """The story up to the swap, at a service of somebody else's; SystemExit(1) where a promise is not kept."""
+    figures, success = visit.run(story, story.swap, concurrency, delay)
+    console.print(tables.bandit(visit.beliefs()))
+    title = f"{figures['n']} requests in {figures['seconds']} s"
+    report(title, _lines(success), promised(figures), json_file, **figures)
 
 
 def _live(quick: bool, seed: int, json_file: Path | None, *, stay: bool) -> None:

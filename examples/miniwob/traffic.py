@@ -26,9 +26,10 @@ class Served(NamedTuple):
 class Agents:
     """Clients that send tasks a few at a time, judge the answers, and say so `delay` tasks later."""
 
-    def __init__(self, url: str, *, concurrency: int, delay: int) -> None:
-        self._openai = AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", timeout=120)
-        self._http = httpx.AsyncClient(base_url=url, timeout=60)
+    def __init__(self, url: str, *, concurrency: int, delay: int, key: str | None = None) -> None:
+        self._openai = AsyncOpenAI(base_url=f"{url}/v1", api_key=key or "unused", timeout=120)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=60)
         self._slots = asyncio.Semaphore(concurrency)
         self._delay = delay
         self._unsaid: deque[dict[str, Any]] = deque()
