@@ -64,9 +64,7 @@ def _limit(pid: int, size: int) -> None:
 
 
 async def _lose_node(stage: Stage, chance: random.Random) -> float:
-    began = time.monotonic()
-    await stage.lose_node(chance)
-    return began
+    return await stage.lose_node(chance)
 
 
 def skew_clocks(by_h: float, for_s: float) -> Inject:

@@ -36,7 +36,7 @@ class HttpLoad:
         stopped = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             for _ in range(_WORKERS):
-                group.create_task(self._work(stopped))
+                group.create_task(self._work(stopped, group))
             try:
                 yield
             finally:
@@ -57,11 +57,11 @@ class HttpLoad:
         largest = max((arm[name] for arm in found["arms"] for name in ("S", "e", "P")), default=0.0)
         return Books(await account(self._store, self.ledger), largest if counts else float("inf"))
 
-    async def _work(self, stopped: asyncio.Event) -> None:
+    async def _work(self, stopped: asyncio.Event, group: asyncio.TaskGroup) -> None:
         while not stopped.is_set():
             asked = await self._ask()
             if self._chance.random() < 0.8:
-                await self._reward(asked["id"])
+                group.create_task(self._reward(asked["id"]))  # it goes on asking while rewards are refused
 
     async def _ask(self) -> Any:
         body = {"messages": [{"role": "user", "content": self._chance.choice(_INSTRUCTIONS)}], "model": "auto"}
@@ -81,16 +81,17 @@ class HttpLoad:
         """The JSON of an answer, however often it takes."""
         deadline, said = time.monotonic() + _PATIENCE_S, ""
         while time.monotonic() < deadline:
+            wait_s = _RETRY_S
             try:
                 response = await self._http.request(method, path, **arguments)
                 if response.is_success:
                     return response.json()
-                said = response.text
+                said, wait_s = response.text, float(response.headers.get("retry-after", _RETRY_S))
             except httpx.HTTPError as error:
                 said = repr(error)
             if failing:
                 self.ledger.saw(failing)
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(wait_s)
         raise RuntimeError(f"{method} {path} was not answered within {_PATIENCE_S:g} s: {said[:200]}")
 
     async def _is_matured(self, decision_id: str) -> bool:

@@ -44,7 +44,7 @@ class Processes:
     @property
     def settings(self) -> Settings:
         """Settings of the service on these processes."""
-        store = {"url": SecretStr(self.redis.url), "data_dir": self._directory, "hot_s": 1.0, "segment": 500}
+        store = {"url": SecretStr(self.redis.url), "data_dir": self._directory, "hot_s": 1.0, "segment": 200}
         learner = {"pace_ms": 5, "batch": 200, "reward_window_s": 86_400.0}
         return Settings.model_validate({"store": store, "learner": learner})
 
@@ -106,7 +106,7 @@ class Processes:
 
             await until(is_led)
 
-    async def lose_node(self, chance: random.Random) -> None:
+    async def lose_node(self, chance: random.Random) -> float:
         raise NotImplementedError("there are no nodes here")
 
     async def skew(self, learner_s: float, clients_s: float) -> None:

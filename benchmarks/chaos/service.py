@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,12 @@ class Service:
     async def stand_in(self, kind: Kind) -> None:
         """Serve replaces what fails its health checks for long enough; here nothing is frozen for so long."""
 
-    async def lose_node(self, chance: random.Random) -> None:
-        """End a worker that has replicas; another one takes its place once everything runs on what is left."""
+    async def lose_node(self, chance: random.Random) -> float:
+        """End a worker that has replicas; an empty one is there already."""
+        self._workers.append(self._node())  # not in a thread: it sets signal handlers
         kinds: tuple[Kind, ...] = ("router", "model", "learner")
         busy = {actor["Address"]["NodeID"] for kind in kinds for actor in self._actors(kind)}
-        victim = chance.choice([worker for worker in self._workers if worker.node_id in busy])
+        victim, began = chance.choice([worker for worker in self._workers if worker.node_id in busy]), time.monotonic()
         await asyncio.to_thread(self._ray.remove_node, victim, allow_graceful=False)
         self._workers.remove(victim)
 
@@ -109,7 +111,7 @@ class Service:
             return whole and victim.node_id not in there
 
         await until(is_elsewhere)
-        self._workers.append(await asyncio.to_thread(self._node))
+        return began
 
     async def skew(self, learner_s: float, clients_s: float) -> None:
         raise NotImplementedError("replicas read the clock of their machine")

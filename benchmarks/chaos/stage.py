@@ -72,8 +72,8 @@ class Stage(Protocol):
     async def stand_in(self, kind: Kind) -> None:
         """What is done about a process that has not answered for long."""
 
-    async def lose_node(self, chance: random.Random) -> None:
-        """End a node with everything on it, and wait until what ran there runs elsewhere."""
+    async def lose_node(self, chance: random.Random) -> float:
+        """End a node with everything on it, and wait until what ran there runs elsewhere; when it ended."""
 
     async def skew(self, learner_s: float, clients_s: float) -> None:
         """Set the clocks that are read wrong by so many seconds."""

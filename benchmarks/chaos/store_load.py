@@ -26,7 +26,8 @@ from services.learning.verification import Verification, verify
 
 T = TypeVar("T")
 _RETRY_S = 0.05
-_WORKERS = 8
+_WORKERS = 6
+_PAUSE_S = 0.1  # between decisions of a worker, at most
 
 
 class StoreLoad:
@@ -78,6 +79,7 @@ class StoreLoad:
     async def _work(self, stopped: asyncio.Event) -> None:
         later: list[str] = []
         while not stopped.is_set():
+            await asyncio.sleep(self._chance.uniform(0, _PAUSE_S))
             decided = await self._decide()
             later.append(decided.decision.id)
             if self._chance.random() < 0.1:
