@@ -32,11 +32,14 @@ def training(
     quick: Annotated[bool, typer.Option(help="Fewer screens and rounds.")] = False,
     serve: Annotated[bool | None, typer.Option(help="Ask a running service, too; by default unless --quick.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="Keep all work there; stopped, the same command goes on.")] = None,
 ) -> None:
     """Train, judge, compare with one LoRA for all, and ask a running service."""
+    serves = not quick if serve is None else serve
     with tempfile.TemporaryDirectory(prefix="pointsman-training-") as name:
-        serves = not quick if serve is None else serve
-        shown = {"quick": quick, "seed": seed, **_figures(Path(name), seed, quick=quick, serves=serves)}
+        work = folder or Path(name)
+        work.mkdir(parents=True, exist_ok=True)
+        shown = {"quick": quick, "seed": seed, **_figures(work, seed, quick=quick, serves=serves)}
     Console().print(_losses(shown))
     report("Training a router", _table(shown), checks(shown), json_file, **shown)
 
@@ -58,7 +61,8 @@ def _figures(folder: Path, seed: int, *, quick: bool, serves: bool) -> dict[str,
     untold = World.make(folder / "unlabelled.jsonl", seeds, unseen, labelled=False)
     blind = {**second, "kl": 0.0, "temperature_start": 0.5, "probes": 48 if quick else 128}
     free = trainer.train(untold, stages=(2,), measured=0, end_to_end=blind)
-    asked = world.unseen[:: 4 if quick else 3]
+    every = 4 if quick else 3
+    asked = world.unseen[::every]
     one, oracle = world.alone(ONE_FOR_ALL), world.best()
     figures = {
         "unseen": len(world.unseen),
@@ -80,7 +84,7 @@ def _figures(folder: Path, seed: int, *, quick: bool, serves: bool) -> dict[str,
         },
         "parameters": {ONE_FOR_ALL: parameters([ONE_FOR_ALL], COMPARISONS), "routed": parameters(set(world.own()))},
         "found_without_labels": learning.found(world, free.raw["stage 2"]),
-        "answers": {"episodes": len(asked), **learning.answered(trainer, told, asked)},
+        "answers": {"episodes": len(asked), **learning.answered(trainer, world, told, every)},
         "kept": told.known["kept"],
         "decisions": told.known["decisions"],
         "recommendation": told.known["recommendation"],

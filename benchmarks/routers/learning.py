@@ -1,6 +1,6 @@
 """What the stages find: with labels, without any, on an unbalanced set, and with adapters that learn along."""
 
-import tempfile
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,25 +25,26 @@ from services.training.config import TrainingConfig
 from services.training.engines import engine
 from services.training.features import FeatureSpec, features, weights_hash
 from services.training.measure import Measuring
-from services.training.stages import Course
-from services.training.train import CACHE, Training
+from services.training.train import CACHE, Trained, Training
 
 RARE: Final = 9
 OFTEN: Final = "click-tab"
+_CHOICES: Final = "choices.json"
 
 
 class Run(NamedTuple):
-    """A trained version, and the choices for the unseen episodes: of the version, and of each stage as it ended."""
+    """A trained version, the choices for the unseen episodes, of the version and of each stage as it ended, and the
+    adapters that a stage trained along."""
 
     version: Path
     known: dict[str, Any]
-    courses: Sequence[Course]
     kept: list[str]
     raw: dict[str, list[str]]
+    adapters: dict[str, Path]
 
 
 class Trainer:
-    """Runs `pointsman train` into one folder, so that features are computed once."""
+    """Runs `pointsman train` into one folder: features are computed once, and what is there is not done again."""
 
     def __init__(self, folder: Path, console: Console, seed: int) -> None:
         self._folder = folder
@@ -58,11 +59,23 @@ class Trainer:
         """One run, and what its routers choose for what they have not seen."""
         config = TrainingConfig.load(None, seed=self._seed, **options)
         made = Training(Settings(), config, self._out, self._console).run(world.path)
-        H = self.features(world.unseen)
+        folder = self._folder / made.known["run"]
+        if not made.found:
+            self._keep(folder, made, self.features(world.unseen))
+        document = json.loads((folder / _CHOICES).read_text())
+        adapters = {stage: folder / stage for stage in document["raw"] if (folder / stage).is_dir()}
+        return Run(made.version, made.known, document["kept"], document["raw"], adapters)
+
+    def _keep(self, folder: Path, made: Trained, H: Array) -> None:
+        """What the artifact does not have: how each stage ended."""
         contexts = ContextMap.load(made.version)
         kept = np.array(contexts.arms)[contexts.map_batch(H)[1].argmax(axis=1)].tolist()
+        folder.mkdir()
+        for course in made.courses:
+            if course.adapters is not None:
+                course.adapters(folder / course.stage)
         raw = {course.stage: choices(course.mlp, H) for course in made.courses}
-        return Run(made.version, made.known, made.courses, kept, raw)
+        (folder / _CHOICES).write_text(json.dumps({"kept": kept, "raw": raw}))
 
     def features(self, episodes: Sequence[Episode]) -> Array:
         """H [n,D], as the service would log them."""
@@ -93,18 +106,15 @@ def found(world: World, chosen: Sequence[str]) -> dict[str, float]:
     return world.by_family(np.array(own, np.float64))
 
 
-def answered(trainer: Trainer, run: Run, episodes: Sequence[Episode]) -> dict[str, float]:
-    """Success of real answers to episodes under the router that each stage ended with, and its adapters."""
-    asked, H, paths = trainer.examples(episodes), trainer.features(episodes), make_registry(Settings()).paths
+def answered(trainer: Trainer, world: World, run: Run, every: int) -> dict[str, float]:
+    """Success of real answers to every n-th unseen episode under the router that each stage ended with."""
+    asked, paths = trainer.examples(world.unseen[::every]), make_registry(Settings()).paths
     success = {}
-    for course in run.courses:
-        with tempfile.TemporaryDirectory() as folder:
-            if course.adapters is not None:
-                course.adapters(Path(folder))
-            own = {path.name: path for path in Path(folder).iterdir()}
-            with engine(Settings(), paths | own) as made:
-                gates = [{} if arm == BASE else {arm: 1.0} for arm in choices(course.mlp, H)]
-                success[course.stage] = float(Measuring(made, 24).success(asked, gates).mean())
+    for stage, chosen in run.raw.items():
+        own = {path.name: path for path in run.adapters[stage].iterdir()} if stage in run.adapters else {}
+        with engine(Settings(), paths | own) as made:
+            gates = [{} if arm == BASE else {arm: 1.0} for arm in chosen[::every]]
+            success[stage] = float(Measuring(made, 24).success(asked, gates).mean())
     return success
 
 
@@ -123,7 +133,7 @@ def unbalanced(trainer: Trainer, folder: Path, unseen: int) -> dict[str, Any]:
         told[name] = {
             "rare_recall": float(np.mean([value for family, value in recall.items() if family != OFTEN])),
             "often_chosen": float(np.mean([arm.startswith(OFTEN) for arm in run.kept])),
-            "epochs": len(run.courses[0].rounds),
+            "epochs": len(run.known["stages"][0]["rounds"]),
             "alarms": run.known["alarms"],
         }
     return told
