@@ -216,7 +216,7 @@ class LearnerSettings(Group):
         0, ge=0, description="Most evidence, in decisions, that one key's feedback may hold of an arm (0: no limit)."
     )
     batch: int = Field(1000, ge=1, description="Events folded at most in one step.")
-    pace_ms: float = Field(20, ge=0, description="Pause between steps, so that a burst becomes one snapshot.")
+    pace_ms: float = Field(50, ge=0, description="Pause between steps, so that a burst becomes one snapshot.")
 
 
 class GuardSettings(Group):

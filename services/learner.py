@@ -54,7 +54,7 @@ class Learner:
         *,
         watching: WatchConfig = WatchConfig(),
         batch: int = 1000,
-        pace_ms: float = 20,
+        pace_ms: float = 50,
         sealing: SealingConfig = SealingConfig(),
         clock: Callable[[], float] = time.time,
     ) -> None:
