@@ -16,11 +16,13 @@ from typing import Any
 import httpx
 import pytest
 from openai import APIStatusError, AsyncOpenAI, OpenAI
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from cluster.redis_server import free_port
 from cluster.settings import EMBEDDED_WORLD, Settings
 from examples.miniwob.episodes import Episode, load_all
 from services.launch import running
+from tests.cluster.otlp_receiver import OtlpReceiver, attribute
 
 PATIENCE_S = 120.0
 
@@ -99,8 +101,17 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("service"))
+def traces() -> Iterator[OtlpReceiver]:
+    with OtlpReceiver() as receiver, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")  # ms
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, traces: OtlpReceiver) -> Iterator[Service]:
+    del traces  # it listens before anything starts
+    service = Service(tmp_path_factory.mktemp("service"), telemetry={"traces": "otlp", "trace_share": 1.0})
     service.start()
     yield service
     service.stop()
@@ -208,6 +219,24 @@ def test_an_episode_is_rewarded_as_a_whole(service: Service, client: OpenAI, epi
     assert service.say({"episode_id": "ep-1", "reward": 1.0, "terminated": True}) == ["recorded"]
     eventually(lambda: all(service.ledger(step).get("status") == "matured" for step in steps))
     assert {service.ledger(step)["weight"] for step in steps} == {1 / 3}
+
+
+def test_a_request_is_traced_from_the_router_to_the_engine(
+    traces: OtlpReceiver, client: OpenAI, episodes: list[Episode]
+) -> None:
+    """Its spans reach the collector as one trace, ours and Serve's own."""
+    answer = ask(client, episodes[1])
+
+    def ours() -> list[Span]:
+        return [span for span in traces.spans if attribute(span, "pointsman.decision") == answer.id]
+
+    eventually(lambda: {span.name for span in ours()} >= {"decide", "generate"})
+    (trace,) = {span.trace_id for span in ours()}
+
+    def names() -> set[str]:
+        return {span.name for span in traces.spans if span.trace_id == trace}
+
+    eventually(lambda: {"encode", "replica_handle_request Model encode"} <= names())
 
 
 def test_a_broken_image_is_refused_and_leaves_no_trace(service: Service, client: OpenAI) -> None:
