@@ -12,6 +12,9 @@ from ray.cluster_utils import Cluster
 from cluster.redis_server import RedisServer, free_port
 from cluster.settings import Settings
 from examples.miniwob.episodes import load_all
+from examples.miniwob.outcomes import Outcomes
+from examples.miniwob.story import tell
+from examples.miniwob.visit import Visit, checks
 from services.deployment import ServeCluster, serve_config
 from tests.cluster.test_service import PATIENCE_S, eventually
 
@@ -103,6 +106,13 @@ def test_one_scrape_sees_every_router(nodes: Nodes) -> None:
     text = httpx.get(f"http://127.0.0.1:{nodes.port}/metrics", timeout=PATIENCE_S).text
     routers = {line.split('router="')[1].split('"')[0] for line in text.splitlines() if "policy_version{" in line}
     assert len(routers) == 2
+
+
+def test_the_demos_client_is_served(nodes: Nodes) -> None:
+    """As `pointsman demo --url` does, with fewer requests."""
+    visit = Visit(f"http://127.0.0.1:{nodes.port}")
+    figures, _ = visit.run(tell(load_all(), Outcomes.load(), 400, seed=0), 80, concurrency=8, delay=10)
+    assert [check for check in checks(figures) if not check.ok] == []
 
 
 def test_a_node_is_killed(nodes: Nodes) -> None:
