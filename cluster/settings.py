@@ -53,7 +53,7 @@ class ServerSettings(Group):
         256, ge=1, description="Requests in flight per Router; beyond it new ones wait in the proxy."
     )
     max_queued: int = Field(
-        256, ge=0, description="Requests that wait in each proxy; beyond it new ones get 503 with Retry-After at once."
+        256, ge=1, description="Requests that wait in each proxy; beyond it new ones get 503 with Retry-After at once."
     )
     request_timeout_s: float = Field(600, gt=0, description="Seconds until an unfinished request is cancelled.")
 

@@ -39,9 +39,12 @@ class Outages:
             record = catalogue[name]
             try:
                 await self._model.load(name, record.source, record.fingerprint)
-            except InvalidAdapter as error:
+            except (InvalidAdapter, OSError) as error:
                 log.info("%s stays suspended: %s", name, error)
                 continue
+            now = (await self._store.catalogue()).get(name)
+            if now is None or now.fingerprint != record.fingerprint:
+                continue  # removed or updated while we looked: whoever did that has told the arms
             await announce(self._store, name, record.fingerprint, time.time())
             log.warning("%s is back: its arms serve again", name)
             back.append(name)

@@ -30,15 +30,13 @@ class ModelNames:
         return model == AUTO or self._pinned(model) in arms
 
     def eligible(self, model: str, arms: Sequence[str] | None) -> tuple[str, ...]:
-        """Arms that may serve. Raises ApiError 404 for an unknown model, 400 for arms that do not fit.
+        """Arms that may serve, suspended ones too. Raises ApiError 404 for an unknown model, 400 for arms that do not fit.
 
         A frozen arm serves who asks for it by its model name; a choice leaves it out.
         """
         if model == AUTO:
-            return self._restricted(arms) if arms else self._arms.routed
+            return self._restricted(arms) if arms else (*self._arms.routed, *self._arms.suspended)
         pinned = self._pinned(model)
-        if pinned is None and (why := self._arms.suspended.get(model.removeprefix(f"{self._base}:"))):
-            raise ApiError(503, f"model: {model!r}: {why}", param="model", code="adapter_unavailable", retry_after_s=5)
         if pinned is None:
             raise ApiError(
                 404,
@@ -51,16 +49,30 @@ class ModelNames:
             raise ApiError(400, message, param="routing.arms", code="invalid_value")
         return (pinned,)
 
+    def there(self, model: str, arms: Collection[str]) -> tuple[str, ...]:
+        """Those of the arms that are not suspended. Raises ApiError 503 if all of them are."""
+        left = tuple(arm for arm in arms if arm not in self._arms.suspended)
+        if arms and not left:
+            raise self._away(f"model: {model!r}", "model", next(iter(arms)))
+        return left
+
     def members(self, arms: Sequence[str] | None) -> tuple[str, ...]:
         """Arms whose adapters mixtures may draw from: those that are named, or all where none of them is named."""
-        return self._arms.mixable(arms or ()) or self._arms.mixable(self._arms.names)
+        named = arms or ()
+        has_adapter = self._arms.adapters(named) or any(arm in self._arms.suspended for arm in named)
+        return self._arms.mixable(named if has_adapter else self._arms.names)
 
     def gates(self, model: str, gates: Mapping[str, float]) -> dict[str, float]:
-        """A client's own gates by adapter. Raises ApiError 400 for what has no gate, or would mix coordinates."""
+        """A client's own gates by adapter.
+
+        Raises ApiError 400 for what has no gate, or would mix coordinates, 503 for what is suspended.
+        """
         if model not in (AUTO, self._base):
             raise invalid("routing.gates", f"given with model {model!r}, expected {AUTO!r} or {self._base!r}")
         named: dict[str, float] = {}
         for arm, gate in gates.items():
+            if arm in self._arms.suspended:
+                raise self._away("routing.gates", "routing.gates", arm)
             adapter = next(iter(self._arms.adapters([arm])), None)
             if adapter is None or adapter in named:
                 found = f"{arm!r} is {'no adapter' if adapter is None else f'{adapter!r} once more'}"
@@ -76,15 +88,20 @@ class ModelNames:
         """The arm that a name asks for; none if there is no such arm."""
         arm = BASE if model == self._base else model.removeprefix(f"{self._base}:")
         asks_for_base = arm == BASE and model != self._base  # it goes by its public name alone
-        return arm if arm in self._arms and not asks_for_base else None
+        known = arm in self._arms or arm in self._arms.suspended
+        return arm if known and not asks_for_base else None
+
+    def _away(self, what: str, param: str, arm: str) -> ApiError:
+        why = self._arms.suspended[arm]
+        return ApiError(503, f"{what}: {why}", param=param, code="adapter_unavailable", retry_after_s=5)
 
     def _restricted(self, arms: Sequence[str]) -> tuple[str, ...]:
         for arm in arms:
-            if arm not in self._arms:
+            if arm not in self._arms and arm not in self._arms.suspended:
                 known = ", ".join(self._arms.names[:20])
                 message = f"routing.arms: {arm!r} is unknown, expected some of {known}"
                 raise ApiError(400, message, param="routing.arms", code="unknown_arm")
-        routed = tuple(arm for arm in self._arms.routed if arm in arms)
+        routed = tuple(arm for arm in (*self._arms.routed, *self._arms.suspended) if arm in arms)
         if not routed:
             message = f"routing.arms: {', '.join(arms)} frozen, expected an arm that the router may choose"
             raise ApiError(409, message, param="routing.arms", code="no_arm")

@@ -43,7 +43,8 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
         """Which arms may serve, from which mixtures may draw, or the client's own gates."""
         asked, most = chat.routing, settings.model.max_mixture
         if asked.gates is None:
-            eligible = caller.allowed(names.eligible(chat.model, asked.arms), router.arms.current)
+            allowed = caller.allowed(names.eligible(chat.model, asked.arms), router.arms.current)
+            eligible = names.there(chat.model, allowed)
             return {"eligible": eligible, "members": caller.among(names.members(asked.arms), router.arms.current)}
         if len(asked.gates) > most:
             raise invalid("routing.gates", f"{len(asked.gates)} adapters, expected at most {most}")

@@ -68,6 +68,12 @@ def test_replicas_and_requests_in_flight_are_as_set() -> None:
     assert (model.num_replicas, model.ray_actor_options["num_gpus"]) == (2, 0.5)
 
 
+def test_some_room_to_wait_is_needed() -> None:
+    """Serve knows no queue of none."""
+    with pytest.raises(ValueError, match=r"server\.max_queued\s.*greater than or equal to 1"):
+        settings(server={"max_queued": 0})
+
+
 def test_another_cluster_needs_a_store_that_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
     with pytest.raises(ValueError, match=r"store\.url is empty"), running(settings(), address="ray-head:6379"):

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from services.adapters.metadata import InvalidAdapter
+from services.adapters.metadata import AdapterLost, InvalidAdapter
 from services.adapters.registry import Registry
+from services.adapters.shelf import Adapter
 from services.outages import Outages
+from tests.services.auth_keys import keys
 from tests.services.conftest import MakeWorld
 from tests.services.test_replicas import Pair
 from tests.services.world import World, chat, end, eventually, write_adapter, write_adapters
@@ -77,6 +79,46 @@ async def test_others_serve_meanwhile(world: World, shelf: Path) -> None:
     assert "inbox" not in [model["id"] for model in (await world.get("/v1/models"))["data"]]
 
 
+async def test_a_choice_passes_over_it(world: World, shelf: Path) -> None:
+    lose(world, shelf)
+    await world.post(CHAT, chat("open the inbox"))
+    answer = await world.ask("open the inbox", routing={"arms": ["inbox", "claims"]})
+    assert answer["routing"]["arm"] == "claims"
+
+
+@pytest.mark.parametrize("routing", [{"arms": ["inbox"]}, {"gates": {"inbox": 0.5, "claims": 0.5}}])
+async def test_a_choice_that_leaves_nothing_else_is_to_be_tried_again(
+    world: World, shelf: Path, routing: dict[str, Any]
+) -> None:
+    lose(world, shelf)
+    await world.post(CHAT, chat("open the inbox"))
+    refused = await world.post(CHAT, chat("open the inbox", routing=routing))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "adapter_unavailable")
+    assert "adapter 'inbox' cannot be loaded" in refused.json()["error"]["message"]
+
+
+async def test_a_key_for_it_alone_is_to_try_again(make_world: MakeWorld, shelf: Path) -> None:
+    key = keys("own", scopes=["infer"], arms=["inbox"])
+    world = await make_world(model={"name": "qwen", "adapters": shelf}, auth={"keys": key})
+    lose(world, shelf)
+    for model, status, code in [
+        ("auto", 503, "adapter_unavailable"),
+        ("auto", 503, "adapter_unavailable"),
+        ("claims", 403, "arm_not_allowed"),
+    ]:
+        refused = await world.post(CHAT, chat("open the inbox", model=model), authorization="Bearer pm-own")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+
+
+async def test_a_mixture_of_named_arms_draws_from_no_others(make_world: MakeWorld, shelf: Path) -> None:
+    mixes = {"policy": "fixed", "fixed_arm": "soft", "mixtures": ("soft",)}
+    world = await make_world(model={"name": "qwen", "adapters": shelf}, router=mixes)
+    lose(world, shelf)
+    await world.post(CHAT, chat("open the inbox"))
+    refused = await world.post(CHAT, chat("open the inbox", routing={"arms": ["inbox", "soft"]}))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_arm")
+
+
 async def test_a_retry_is_served_by_another_arm(world: World, shelf: Path) -> None:
     """As the OpenAI client does by itself after a 503."""
     lose(world, shelf)
@@ -109,6 +151,38 @@ async def test_when_the_files_are_back_the_arm_is_with_what_it_learned(world: Wo
     assert (after["state"], after["matured"], after["prior_trust"]) == ("active", learned["matured"], 1.0)
     assert (await world.ask("open the inbox"))["routing"]["arm"] == "inbox"
     assert (await record(world))["reason"] == ""
+
+
+async def test_one_that_cannot_be_read_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("calendar", "inbox"):
+        await world.router.outages.suspend(AdapterLost("the disk is not mounted", name))
+    load = world.router.model.load
+
+    async def read(name: str, source: str, fingerprint: str = "") -> Adapter:
+        if name == "calendar":
+            raise OSError(5, "Input/output error")
+        return await load(name, source, fingerprint)
+
+    monkeypatch.setattr(world.router.model, "load", read)
+    assert await world.router.outages.step() == ["inbox"]
+    assert (await record(world, "calendar"))["state"] == "absent"
+
+
+async def test_an_update_meanwhile_stands(world: World, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.router.outages.suspend(AdapterLost("the disk is not mounted", "inbox"))
+    load = world.router.model.load
+
+    async def updated_after(name: str, source: str, fingerprint: str = "") -> Adapter:
+        found = await load(name, source, fingerprint)
+        monkeypatch.undo()
+        write_adapter(shelf, "inbox", weight=99.0)
+        assert (await world.http.patch("/v1/adapters/inbox", json={})).status_code == 200
+        return found
+
+    monkeypatch.setattr(world.router.model, "load", updated_after)
+    assert await world.router.outages.step() == []
+    (inbox,) = [view for view in await world.get("/v1/adapters") if view["name"] == "inbox"]
+    assert (await record(world))["adapter_hash"] == inbox["fingerprint"]
 
 
 async def test_it_is_looked_for_by_itself(world: World, shelf: Path) -> None:

@@ -1,6 +1,7 @@
 """JSON schemas over the embedded model's own tokens."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +122,13 @@ def test_answers_do_not_share_their_place(vocabulary: Vocabulary, tokenizer: Any
 def test_what_cannot_be_kept_is_refused(schema: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         schema_text(schema)
+
+
+def test_a_check_that_does_not_run_is_no_fault_of_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "llguidance.py").write_text("raise ImportError('not installed here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="not installed here"):
+        schema_text({"type": "object", "title": "seen by no other test"})
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1), Sampling(1, temperature=1.5, seed=3, frequency_penalty=0.2)])
