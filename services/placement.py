@@ -104,6 +104,8 @@ class Placement:
             yield
         finally:
             self._sent[replica] -= 1
+            if not self._sent[replica]:
+                del self._sent[replica]  # names of replicas come and go
 
     def _places(self, needed: Collection[str], fixed: Mapping[str, float]) -> list[Place]:
         return [Place(name, ms + self._fetching_ms(name, needed)) for name, ms in fixed.items()]

@@ -20,9 +20,10 @@ def fetch(repository: str, revision: str | None, largest: int | None) -> tuple[P
                 repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS, PICKLE], dry_run=True
             )
             _check(Path(f"{repository}@{revision or 'main'}"), {f.filename: f.file_size or 0 for f in found}, largest)
+            commit: str | None = found[0].commit_hash  # what was seen is what is fetched
         except DryRunError:
-            pass  # out of reach: what was fetched before will do
-        path = Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+            commit = revision  # out of reach: what was fetched before will do
+        path = Path(snapshot_download(repository, revision=commit, allow_patterns=[CONFIG, WEIGHTS]))
     except InvalidAdapter:
         raise
     except Exception as error:  # whatever its client raises, of whichever library beneath

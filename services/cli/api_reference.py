@@ -31,6 +31,8 @@ _ERRORS = """\
 
 Every error has OpenAI's shape. `message` names the field, the value found and what was expected; `param` is the
 field's path, or null; a `Retry-After` header says when another try makes sense.
+
+One 503 comes from Serve's proxy and is plain text: more requests wait than `server.max_queued`. It has `Retry-After`.
 """
 
 

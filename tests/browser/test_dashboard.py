@@ -1,6 +1,7 @@
 """People watch the router: what it does, what it believes, and why it decided so."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from examples.miniwob.episodes import load_all
+from services.adapters.cache_view import CacheView
 from services.insight.inspection import wilson
 from tests.browser.conftest import MakeService, Service
 from tests.browser.page import Page
@@ -120,6 +122,17 @@ def test_who_serves_which_task(seen: Page) -> None:
 def test_which_replica_holds_which_adapter(seen: Page) -> None:
     chips = seen.until(lambda: cells(seen, "#cache .chip"))
     assert {chip.split()[0] for chip in chips} == set(FAMILIES)
+
+
+def test_what_a_replica_cannot_load_says_why(seen: Page, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = service.world.router.model
+    (view,) = service.run(model.caches())
+
+    async def caches() -> list[CacheView]:
+        return [replace(view, broken={"claims": "the disk is not mounted"})]
+
+    monkeypatch.setattr(model, "caches", caches)
+    seen.find('#cache .chip.bad[title="claims cannot be loaded: the disk is not mounted"]')
 
 
 def test_what_happens_appears_by_itself(seen: Page, service: Service) -> None:

@@ -83,6 +83,14 @@ def test_a_report_counts_what_is_there_only_once(placement: Placement) -> None:
     assert placement.places({"base": []}, "one")["base"].ms == 40.0
 
 
+def test_replicas_that_come_and_go_leave_nothing(placement: Placement) -> None:
+    for name in map(str, range(5)):
+        placement.heard(report(name))
+        with placement.sent(name, []):
+            placement.lost(name)
+    assert not placement._sent
+
+
 def test_what_is_on_its_way_is_half_there(placement: Placement) -> None:
     placement.heard(report("one", arriving=("hash a",)))
     assert placement.places({"a": ["hash a"], "ab": ["hash a", "hash b"]}, "one") == {

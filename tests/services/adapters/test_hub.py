@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from services.adapters import files
+from services.adapters import hub as hub_client
 from services.cli.main import app
 from tests.services.adapters.hub_server import Files, Hub
 from tests.services.conftest import MakeWorld
@@ -73,6 +74,21 @@ async def test_a_newer_commit_is_served_once_it_is_asked_for(hub: Hub, world: Wo
     assert response.json()["fingerprint"] != old["fingerprint"]
     back = await world.http.patch("/v1/adapters/mail", json={"source": f"friends/mail@{first}"})
     assert back.json()["fingerprint"] == old["fingerprint"]
+
+
+async def test_what_is_pushed_meanwhile_is_not_fetched_unseen(
+    hub: Hub, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.push("friends/mail", repository(tmp_path))
+    check = hub_client._check
+
+    def and_then(*arguments: Any) -> None:
+        check(*arguments)
+        hub.push("friends/mail", {**repository(tmp_path), WEIGHTS: bytes(2001)})
+
+    monkeypatch.setattr(hub_client, "_check", and_then)
+    status, view = await add(world, "friends/mail")
+    assert (status, view.get("source")) == (201, f"friends/mail@{commit}")
 
 
 async def test_what_was_fetched_is_read_again_without_the_hub(

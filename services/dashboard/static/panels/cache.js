@@ -28,7 +28,8 @@ function row(cache) {
   return el("tr", { "data-key": cache.replica },
     el("th", { scope: "row", title: cache.replica, text: cache.replica.slice(0, 8) }),
     el("td", { class: "number" }, el("meter", { class: "small", min: 0, max: cache.pages, value: used, "aria-label": "pages in use" }), ` ${count(used)} of ${count(cache.pages)}`),
-    el("td", { class: "chips" }, ...cache.device.slice(0, MOST).map(chip), cache.device.length > MOST ? ` and ${count(cache.device.length - MOST)} more` : null),
+    el("td", { class: "chips" }, ...cache.device.slice(0, MOST).map(chip), cache.device.length > MOST ? ` and ${count(cache.device.length - MOST)} more` : null,
+      ...Object.entries(cache.broken).map(lost)),
     el("td", { class: "number", title: cache.host.slice(0, MOST).join(", "), text: `${count(cache.host.length)} · ${megabytes(cache.host_bytes)}` }),
     el("td", { class: "number", text: asked ? percent(cache.hits / asked) : "–" }),
     el("td", { class: "number" }, count(cache.page_ins), el("small", { text: p50 === null ? "" : ` · ${milliseconds(p50)} · ${milliseconds(p99)}` })),
@@ -39,6 +40,10 @@ function row(cache) {
 function chip({ name, pages, pins, ready, kept, outdated }) {
   const title = `${name}: ${count(pages.length)} pages, held by ${count(pins)} requests${kept ? ", kept by an operator" : ""}${ready ? "" : ", on its way"}${outdated ? ", an older version" : ""}`;
   return el("span", { class: `chip${ready && !outdated ? "" : " passing"}`, title }, swatch(name), name, pins ? el("small", { text: ` ${count(pins)}` }) : null);
+}
+
+function lost([name, why]) {
+  return el("span", { class: "chip bad", title: `${name} cannot be loaded: ${why}` }, swatch(name), name);
 }
 
 const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
