@@ -105,7 +105,7 @@ class Journal:
         """Write everything that is kept, in its order. Raises what `UNAVAILABLE` lists; nothing is lost then."""
         while self._kept or self.away:
             first = self._kept[0] if self._kept else None
-            async with asyncio.timeout(self._patience_s):
+            async with self.patience():
                 await (self._write(first) if first else self._store.open())
             self.away = False
             if first:

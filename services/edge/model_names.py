@@ -30,7 +30,7 @@ class ModelNames:
         return model == AUTO or self._pinned(model) in arms
 
     def eligible(self, model: str, arms: Sequence[str] | None) -> tuple[str, ...]:
-        """Arms that may serve, or are suspended. Raises ApiError 404 for an unknown model, 400 for arms that do not fit.
+        """Arms that may serve, or are suspended. Raises ApiError 404 for an unknown model, 400 for unfit arms.
 
         A frozen arm serves who asks for it by its model name; a choice leaves it out.
         """

@@ -98,7 +98,7 @@ async def test_a_choice_that_leaves_nothing_else_is_to_be_tried_again(
 
 
 async def test_a_key_for_it_alone_is_to_try_again(make_world: MakeWorld, shelf: Path) -> None:
-    key = keys("own", scopes=["infer"], arms=["inbox"])
+    key = keys("own", scopes=("infer",), arms=["inbox"])
     world = await make_world(model={"name": "qwen", "adapters": shelf}, auth={"keys": key})
     lose(world, shelf)
     for model, status, code in [
