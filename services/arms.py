@@ -93,7 +93,7 @@ class Arms:
 
     def knows(self, name: str) -> bool:
         """Whether this is or was the name of an arm, or of something on disk that may be one."""
-        return self.current(name) in self._records or name in self.registry.arms
+        return self.current(name) in {*self._records, *self._suspended, *self.registry.arms}
 
     def current(self, name: str) -> str:
         """What an arm that had this name is called now."""

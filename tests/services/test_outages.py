@@ -110,6 +110,17 @@ async def test_a_key_for_it_alone_is_to_try_again(make_world: MakeWorld, shelf: 
         assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
 
 
+async def test_keys_may_name_it_meanwhile(make_world: MakeWorld, shelf: Path) -> None:
+    own = keys("own", scopes=("infer", "inspect", "admin"), arms=["post"])
+    world = await make_world(model={"name": "qwen", "adapters": shelf}, auth={"keys": own})
+    world.http.headers["authorization"] = "Bearer pm-own"
+    await world.post("/v1/bandit/arms/inbox/rename", {"to": "post"})
+    await world.fold()
+    lose(world, shelf)
+    assert (await world.post(CHAT, chat("open the inbox"))).status_code == 503
+    assert world.router.arms.knows("post")
+
+
 async def test_a_mixture_of_named_arms_draws_from_no_others(make_world: MakeWorld, shelf: Path) -> None:
     mixes = {"policy": "fixed", "fixed_arm": "soft", "mixtures": ("soft",)}
     world = await make_world(model={"name": "qwen", "adapters": shelf}, router=mixes)
