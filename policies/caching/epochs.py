@@ -42,11 +42,11 @@ class Planner:
     def __post_init__(self) -> None:
         self._length = self.config.first
         self._left = self._length
-        self._recent: deque[tuple[Array, Collection[str]]] = deque(maxlen=self.config.window)
+        self._recent: deque[tuple[Array, frozenset[str]]] = deque(maxlen=self.config.window)
 
     def saw(self, x: Array, eligible: Collection[str]) -> None:
         """A request at x [d] that the arms `eligible` could have served."""
-        self._recent.append((x, eligible))
+        self._recent.append((x, frozenset(eligible)))
         self._left -= 1
 
     @property
@@ -71,11 +71,11 @@ class Planner:
         self._length = min(2 * self._length, self.config.longest)
         self._left = self._length
         arms = tuple(arm for arm in posterior.arms if arm in needs)
-        requests = [(x, eligible) for x, eligible in self._recent if not set(eligible).isdisjoint(arms)]
+        requests = [(x, eligible) for x, eligible in self._recent if not eligible.isdisjoint(arms)]
         if not requests:
             return ()
         X, rows = np.stack([x for x, _ in requests]), posterior.rows(arms)
         values = posterior.means(X, rows) - self.config.caution * posterior.widths(X, rows)
-        for row, eligible in enumerate(set(eligible) for _, eligible in requests):
-            values[row, [arm not in eligible for arm in arms]] = -np.inf
+        barred = {each: [arm not in each for arm in arms] for each in {eligible for _, eligible in requests}}
+        values[np.stack([barred[eligible] for _, eligible in requests])] = -np.inf
         return best_set(Demand(arms, values, needs), stock, room, resident, self.config.horizon)

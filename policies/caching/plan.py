@@ -43,16 +43,21 @@ def best_set(
     """
     problem = Problem.of(demand, stock, room, resident, horizon)
     rules = (False, True) if len(set(problem.sizes.tolist())) > 1 else (False,)
-    best = max((problem.grown(per_size) for per_size in rules), key=problem.objective)
-    return tuple(problem.adapters[k] for k in best)
+    _, kept = max((problem.grown(per_size) for per_size in rules), key=lambda grown: grown[0])
+    return tuple(problem.adapters[k] for k in kept)
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The same as arrays. Pair j says that arm `arm[j]` needs adapter `adapter[j]`; pairs are sorted by adapter."""
+    """The same as arrays, without the arms that no request would get even if nothing had to be fetched.
+
+    Pair j says that arm `arm[j]` needs adapter `adapter[j]`, pairs are sorted by adapter, and adapter k's begin at
+    `first[k]`. worth [J,n] is what the pair's arm earns at each request; floor [n] what is earned if nothing is kept.
+    """
 
     adapters: tuple[str, ...]
-    values: Array
+    worth: Array
+    floor: Array
     arm: Rows
     adapter: Rows
     first: Rows
@@ -71,49 +76,46 @@ class Problem:
         for name, (size, price) in stock.items():
             checks.number(f"size of {name!r}", size, 0)
             checks.number(f"price of {name!r}", price, 0)
-        pairs = [(k, a) for a, arm in enumerate(demand.arms) for k in demand.needs.get(arm, ())]
-        if unknown := [k for k, _ in pairs if k not in stock]:
+        needs = [demand.needs.get(arm, ()) for arm in demand.arms]
+        if unknown := [k for each in needs for k in each if k not in stock]:
             raise ValueError(f"an arm needs {unknown[0]!r}, expected one of the {len(stock)} adapters in stock")
-        adapters = tuple(sorted({k for k, _ in pairs}))
+        floor = (demand.values - [sum(stock[k].price for k in each) for each in needs]).max(axis=1)
+        wanted = np.flatnonzero((demand.values > floor[:, np.newaxis]).any(axis=0)).tolist()
+        adapters = tuple(sorted({k for a in wanted for k in needs[a]}))
         place = {name: k for k, name in enumerate(adapters)}
-        indices = np.array(sorted((place[k], a) for k, a in pairs), dtype=np.intp).reshape(-1, 2)
+        pairs = sorted((place[k], a) for a in wanted for k in needs[a])
+        adapter, arm = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
         sizes, prices = (np.array([getattr(stock[k], part) for k in adapters]) for part in ("size", "price"))
         swaps = np.where(np.isin(adapters, list(resident)), 0.0, prices / horizon)
-        first = np.searchsorted(indices[:, 0], np.arange(len(adapters)))
-        return cls(adapters, demand.values, indices[:, 1], indices[:, 0], first, sizes, prices, swaps, room)
+        first = np.searchsorted(adapter, np.arange(len(adapters)))
+        worth = np.ascontiguousarray(demand.values[:, arm].T)
+        return cls(adapters, worth, floor, arm, adapter, first, sizes, prices, swaps, room)
 
-    def objective(self, kept: Sequence[int]) -> float:
-        """F(C) of a set."""
-        return float(self._served(kept).max(axis=1).mean() - self.swaps[list(kept)].sum())
-
-    def grown(self, per_size: bool) -> list[int]:
-        """Add what gains most, or most per size, as long as something fits that gains."""
-        kept: list[int] = []
+    def grown(self, per_size: bool) -> tuple[float, list[int]]:
+        """F(C) above that of the empty set, and C: add what gains most, or most per size, while something fits."""
+        kept, reached = list[int](), 0.0
+        earned = self.floor.copy()
+        missing = np.bincount(self.arm, self.prices[self.adapter])[self.arm]
+        """What each pair's arm would still have to fetch."""
+        left, room = np.ones(len(self.adapters), dtype=np.bool_), self.room
         weights = np.maximum(self.sizes, 1e-9) if per_size else np.ones(len(self.sizes))
-        free = np.ones(len(self.sizes), dtype=np.bool_)
-        while True:
-            gains = self._gains(kept)
-            fits = self.sizes <= self.room - self.sizes[kept].sum() + 1e-9
-            rates = np.where(free & fits & (gains > 1e-12), gains / weights, 0.0)
-            if not rates.any():
-                return kept
-            kept.append(int(rates.argmax()))
-            free[kept[-1]] = False
+        while (free := left & (self.sizes <= room + 1e-9)).any():
+            gains = self._gains(missing, earned)
+            rates = np.where(free & (gains > 1e-12), gains / weights, 0.0)
+            k = int(rates.argmax())
+            if not rates[k]:
+                break
+            kept.append(k)
+            left[k], room, reached = False, room - self.sizes[k], reached + float(gains[k])
+            mine = np.isin(self.arm, self.arm[self.adapter == k])
+            missing[mine] -= self.prices[k]
+            np.maximum(earned, (self.worth[mine] - missing[mine, np.newaxis]).max(axis=0), out=earned)
+        return reached, kept
 
-    def _served(self, kept: Sequence[int]) -> Array:
-        """Values [n,A] less what each arm would have to fetch."""
-        prices = self.prices.copy()
-        prices[list(kept)] = 0.0
-        costs = np.bincount(self.arm, prices[self.adapter], self.values.shape[1])
-        served: Array = self.values - costs
-        return served
-
-    def _gains(self, kept: Sequence[int]) -> Array:
+    def _gains(self, missing: Array, earned: Array) -> Array:
         """What each adapter [K] would add to F."""
-        if not self.adapters:
-            return np.zeros(0)
-        served = self._served(kept)
-        offers = served[:, self.arm] + self.prices[self.adapter]
-        best = np.maximum.reduceat(offers, self.first, axis=1)
-        gains: Array = np.maximum(best - served.max(axis=1, keepdims=True), 0).mean(axis=0) - self.swaps
+        more = self.worth - (missing - self.prices[self.adapter])[:, np.newaxis]
+        more -= earned
+        best = np.maximum.reduceat(more, self.first, axis=0) if len(self.first) < len(more) else more
+        gains: Array = np.maximum(best, 0.0, out=best).mean(axis=1) - self.swaps
         return gains
