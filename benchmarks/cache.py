@@ -104,8 +104,8 @@ def play(kind: Trace, adapters: int, seed: int, n: int) -> dict[Cell, dict[str, 
             knowing.append(outcome(of, requests, informed(of, requests, on, window, window or 1.0), on))
         by_name[ORACLE] = max(knowing, key=lambda served: served.utility)
         if adapters <= EXACT:
-            best = oracle(of.rates, of.family[requests], of.stock, room)
-            reward = float(of.R[requests, best.arms].mean())
+            best = oracle(of.rates, requests.family, of.stock, room)
+            reward = float(of.success[requests.rows, best.arms].mean())
             by_name[CLAIRVOYANT] = Served(reward, best.paid / n, np.nan, np.nan)
     return found
 

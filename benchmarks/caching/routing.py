@@ -6,13 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.caching.shelf import Shelf, belady_hits
-from benchmarks.caching.worlds import Fleet
+from benchmarks.caching.worlds import Fleet, Requests
 from policies import Context, PolicyConfig, create
 from policies.caching import ResidencyConfig
 from policies.caching import create as keeper
 from policies.caching.epochs import Planner
 from policies.caching.plan import Demand, best_set
-from policies.checks import Rows
 from policies.evidence import ArmStatistics
 from policies.linucb import LinUCB
 from policies.posterior import Posterior
@@ -44,24 +43,24 @@ def learner(of: Fleet, config: PolicyConfig) -> LinUCB:
     return policy
 
 
-def shelf(of: Fleet, room: float, policy: str, requests: Rows) -> Shelf:
+def shelf(of: Fleet, room: float, policy: str, requests: Requests) -> Shelf:
     """An empty shelf. "static" pins what would be best for the whole trace if every family's rewards were known."""
     pins: tuple[str, ...] = ()
     if policy == "static":
         needs = {arm: [arm] for arm in of.adapters}
-        pins = best_set(Demand(of.arms, of.rates[of.family[requests]], needs), of.stock, room)
+        pins = best_set(Demand(of.arms, of.rates[requests.family], needs), of.stock, room)
     return Shelf(keeper(policy, ResidencyConfig(pins)), of.stock, of.page_in_ms, room)
 
 
 def route(
-    of: Fleet, requests: Rows, policy: LinUCB, seed: int, on: Shelf | None = None, planner: Planner | None = None
+    of: Fleet, requests: Requests, policy: LinUCB, seed: int, on: Shelf | None = None, planner: Planner | None = None
 ) -> list[str]:
     """The arms that serve. With a shelf its waits count in every decision; a planner may tell what it should hold.
 
     What is planned and not there yet is no reason against an arm: its page-in is decided already.
     """
-    X, G = of.contexts.map_batch(of.world.H[requests])
-    rewards, column = of.R[requests], {arm: k for k, arm in enumerate(of.arms)}
+    X, G = of.contexts.map_batch(of.world.H[requests.rows])
+    rewards, column = requests.R, {arm: k for k, arm in enumerate(of.arms)}
     gates = [dict(zip(of.contexts.arms, row, strict=True)) for row in G.tolist()]
     arms, served = policy.posterior.arms, []
     for t, x in enumerate(X):
@@ -81,26 +80,26 @@ def route(
     return served
 
 
-def informed(of: Fleet, requests: Rows, on: Shelf, window: int = 0, horizon: float = 1.0) -> list[str]:
+def informed(of: Fleet, requests: Requests, on: Shelf, window: int = 0, horizon: float = 1.0) -> list[str]:
     """Who knows all rewards serves the best arm less its page-in, and plans for the last `window` requests."""
     needs, prices = {arm: [arm] for arm in of.adapters}, np.array([0.0, *(s.price for s in of.stock.values())])
     place = {arm: k for k, arm in enumerate(of.arms)}
     served = []
-    for t, family in enumerate(of.family[requests].tolist()):
+    for t, family in enumerate(requests.family.tolist()):
         missing = np.zeros(len(of.arms))
         missing[[place[arm] for arm in on.waits if arm not in on.policy.target]] = 1
         served.append(of.arms[(of.rates[family] - prices * missing).argmax()])
         on.serve(served[-1])
         if window and t % 8 == 7:
-            seen = of.rates[of.family[requests[max(0, t + 1 - window) : t + 1]]]
+            seen = of.rates[requests.family[max(0, t + 1 - window) : t + 1]]
             on.policy.plan(best_set(Demand(of.arms, seen, needs), of.stock, on.room, on.resident, horizon))
     return served
 
 
-def outcome(of: Fleet, requests: Rows, arms: Sequence[str], on: Shelf) -> Served:
-    """The figures of a run that was served by these arms."""
+def outcome(of: Fleet, requests: Requests, arms: Sequence[str], on: Shelf) -> Served:
+    """The figures of a run that was served by these arms. Its reward is the expected one, so that luck plays no part."""
     column = {arm: k for k, arm in enumerate(of.arms)}
-    earned = of.R[requests, [column[arm] for arm in arms]]
+    earned = of.success[requests.rows, [column[arm] for arm in arms]]
     asked = max(1, on.hits + on.misses)
     most = belady_hits(arms, of.stock, on.room) / asked
     return Served(float(earned.mean()), on.paid / len(arms), on.hits / asked, most)

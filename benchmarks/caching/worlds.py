@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,21 +20,33 @@ TRACES: Final[tuple[Trace, ...]] = ("zipf", "bursty", "drifting")
 MEDIAN_MS: Final = 500.0
 """What the median page-in takes; at the service's `router.cost_per_ms` it is worth 0.05 reward."""
 NOISE: Final = 0.05
-"""Share of a copy's outcomes that are the opposite of its original's."""
+"""How often an adapter's answer comes out as the opposite of the recorded one, drawn anew for every request."""
 _ZIPF: Final = 1.0
 _BURST: Final = 10
+_DIRECTIONS: Final = 2
+"""Principal directions of the features in a context. Every family is known to this router, so its hidden layer tells
+them apart; with the usual 16 all learners, the baseline too, do worse: a screen's other traits are noise to them."""
 _LABELLED: Final = 60
 """Episodes of each family that the router is trained on."""
 _DRIFTS: Final = 5
 _PAGE: Final = 8
 
 
+class Requests(NamedTuple):
+    """One after the other: the row of each one's episode, its family, and the reward of every arm R [n,1+A]."""
+
+    rows: Rows
+    family: Rows
+    R: Array
+
+
 @dataclass(frozen=True, eq=False)
 class Fleet:
     """Arms over the recorded episodes: base, the trained adapters, and copies of them up to `adapters`.
 
-    R [n,1+A] are rewards, rates [families,1+A] their means, family [n] the row of each episode in it. `contexts` is a
-    router that the product trained on episodes which are never requested: `requested` [n] are the others.
+    success [n,1+A] is how likely each arm is to succeed at each episode, rates [families,1+A] the means over the
+    requested ones, family [n] the row of each episode in it. `contexts` is a router that the product trained on episodes which are never requested: `requested` [n]
+    are the others.
     """
 
     world: World
@@ -43,7 +55,7 @@ class Fleet:
     arms: tuple[str, ...]
     stock: dict[str, Stock]
     page_in_ms: dict[str, float]
-    R: Array
+    success: Array
     rates: Array
     family: Rows
 
@@ -59,8 +71,8 @@ class Fleet:
 
 
 @cache
-def fleet(adapters: int, cost_per_ms: float, noise: float = NOISE) -> Fleet:
-    """So many adapters: the trained ones first, then copies in turn, each with outcomes of its own."""
+def fleet(adapters: int, cost_per_ms: float) -> Fleet:
+    """So many adapters: the trained ones first, then copies in turn, as good as the originals."""
     world, registry = embedded(), Registry(ADAPTERS)
     trained = world.arms[1:]
     rng = np.random.default_rng(adapters)
@@ -68,35 +80,37 @@ def fleet(adapters: int, cost_per_ms: float, noise: float = NOISE) -> Fleet:
         name if number < len(trained) else f"{name}.{number // len(trained)}": name
         for number, name in ((number, trained[number % len(trained)]) for number in range(adapters))
     }
-    columns = [world.R[:, 0]]
-    for name, original in originals.items():
-        outcomes = world.R[:, world.arms.index(original)]
-        flipped = rng.random(len(outcomes)) < (0.0 if name == original else noise)
-        columns.append(np.where(flipped, 1 - outcomes, outcomes))
-    R = np.stack(columns, axis=1)
+    success = world.R[:, [0, *(world.arms.index(original) for original in originals.values())]]
+    success[:, 1:] += NOISE * (1 - 2 * success[:, 1:])
     names, family = np.unique(world.families, return_inverse=True)
     aside = np.concatenate([rng.permutation(np.flatnonzero(family == f))[:_LABELLED] for f in range(len(names))])
     arms = ("base", *originals)
-    best = [arms[k] for k in np.stack([R[aside][family[aside] == f].mean(axis=0) for f in range(len(names))]).argmax(1)]
-    contexts = _trained(world.H[aside], [best[f] for f in family[aside]], arms, R[aside])
-    requested = np.ones(len(R), dtype=np.bool_)
+    seen = _tried(success[aside], rng)
+    best = [arms[k] for k in np.stack([seen[family[aside] == f].mean(axis=0) for f in range(len(names))]).argmax(1)]
+    contexts = _trained(world.H[aside], [best[f] for f in family[aside]], arms, seen)
+    requested = np.ones(len(success), dtype=np.bool_)
     requested[aside] = False
-    rates = np.stack([R[(family == f) & requested].mean(axis=0) for f in range(len(names))])
+    rates = np.stack([success[(family == f) & requested].mean(axis=0) for f in range(len(names))])
     typical = float(np.median([registry[original].size for original in originals.values()]))
     ms = {name: MEDIAN_MS * (1 + registry[original].size / typical) / 2 for name, original in originals.items()}
     pages = {name: -(-registry[original].rank // _PAGE) for name, original in originals.items()}
     stock = {name: Stock(pages[name], cost_per_ms * ms[name]) for name in originals}
-    return Fleet(world, contexts, requested, arms, stock, ms, R, rates, family)
+    return Fleet(world, contexts, requested, arms, stock, ms, success, rates, family)
+
+
+def _tried(success: Array, rng: np.random.Generator) -> Array:
+    """Rewards of one try each."""
+    return (rng.random(success.shape) < success).astype(np.float64)
 
 
 def _trained(H: Array, labels: list[str], arms: tuple[str, ...], outcomes: Array) -> ContextMap:
     config = ClassifierConfig(seed=0)
     mlp, _ = train_classifier(H, labels, config)
-    return fit_context_map(mlp, H, labels, config, outcomes=outcomes, outcome_arms=arms)
+    return fit_context_map(mlp, H, labels, config, outcomes=outcomes, outcome_arms=arms, pca=_DIRECTIONS)
 
 
-def trace(kind: Trace, of: Fleet, n: int, seed: int) -> Rows:
-    """Rows [n] of the episodes that are requested one after the other.
+def trace(kind: Trace, of: Fleet, n: int, seed: int) -> Requests:
+    """What is requested, n times.
 
     Families are as frequent as Zipf says, in an order drawn for the seed: each request by itself, in bursts of one
     family, or with an order that changes at regular times.
@@ -114,4 +128,5 @@ def trace(kind: Trace, of: Fleet, n: int, seed: int) -> Rows:
         ranks = ranks[np.maximum.accumulate(np.where(starts, np.arange(n), 0))]
     families = order[np.arange(n), ranks]
     members = [np.flatnonzero((of.family == f) & of.requested) for f in range(count)]
-    return np.array([rng.choice(members[f]) for f in families])
+    rows = np.array([rng.choice(members[f]) for f in families])
+    return Requests(rows, families, _tried(of.success[rows], rng))
