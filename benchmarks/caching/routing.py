@@ -97,7 +97,7 @@ def informed(of: Fleet, requests: Requests, on: Shelf, window: int = 0, horizon:
 
 
 def outcome(of: Fleet, requests: Requests, arms: Sequence[str], on: Shelf) -> Served:
-    """The figures of a run that was served by these arms. Its reward is the expected one, so that luck plays no part."""
+    """The figures of a run that was served by these arms; its reward is the expected one, free of luck."""
     column = {arm: k for k, arm in enumerate(of.arms)}
     earned = of.success[requests.rows, [column[arm] for arm in arms]]
     asked = max(1, on.hits + on.misses)

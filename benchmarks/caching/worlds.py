@@ -44,9 +44,9 @@ class Requests(NamedTuple):
 class Fleet:
     """Arms over the recorded episodes: base, the trained adapters, and copies of them up to `adapters`.
 
-    success [n,1+A] is how likely each arm is to succeed at each episode, rates [families,1+A] the means over the
-    requested ones, family [n] the row of each episode in it. `contexts` is a router that the product trained on episodes which are never requested: `requested` [n]
-    are the others.
+    success [n,1+A] is how likely each arm is to succeed at each episode, family [n] the row of each episode in rates
+    [families,1+A], their means over the requested episodes: those that `contexts`, a router that the product trained,
+    never saw (`requested` [n]).
     """
 
     world: World
