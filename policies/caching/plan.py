@@ -95,7 +95,7 @@ class Problem:
         """F(C) above that of the empty set, and C: add what gains most, or most per size, while something fits."""
         kept, reached = list[int](), 0.0
         earned = self.floor.copy()
-        missing = np.bincount(self.arm, self.prices[self.adapter])[self.arm]
+        missing = np.bincount(self.arm, self.prices[self.adapter]).astype(np.float64)[self.arm]
         """What each pair's arm would still have to fetch."""
         left, room = np.ones(len(self.adapters), dtype=np.bool_), self.room
         weights = np.maximum(self.sizes, 1e-9) if per_size else np.ones(len(self.sizes))
