@@ -49,7 +49,9 @@ end
 redis.call('HSET', KEYS[4], ARGV[3], value .. (status == 'late' and '|late' or ''))
 redis.call('EXPIRE', KEYS[4], ARGV[8])
 for _, id in ipairs(members) do
-  redis.call('ZREM', KEYS[2], id)
+  if redis.call('ZREM', KEYS[2], id) == 1 and status == 'late' then
+    redis.call('HSET', ARGV[1] .. id, 'closed', 1) -- as its time-out would have done
+  end
 end
 -- Rewards stay text on their way through: a Lua number would be printed with 14 digits.
 local filled = string.format(',"late":%s,"previous":%s,"members":%s}',

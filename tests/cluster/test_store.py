@@ -277,6 +277,14 @@ class TestDeadlines:
         said = [reward("d1", 1.0), reward("d1", 0.0), reward("d2", 1.0)]
         assert await give(store, *said) == ["late", "late", "corrected"]
 
+    async def test_what_was_late_once_is_late_by_every_clock(self, store: Store, make_decision: MakeDecision) -> None:
+        """One Router's clock may be ahead of another's: what the first word closed, a second cannot open again."""
+        for name in ("d1", "d2"):
+            await store.decide(make_decision(name))
+        await give(store, reward("d2", 0.5))
+        said = [reward("d1", 1.0, at=NOW + 1 + WINDOW_S), reward("d1", 0.0, source="other"), reward("d2", 1.0)]
+        assert await give(store, *said) == ["late", "late", "corrected"]
+
     async def test_an_episode_is_late_when_all_of_it_has_timed_out(
         self, store: Store, make_decision: MakeDecision
     ) -> None:
