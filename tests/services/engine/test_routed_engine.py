@@ -16,7 +16,7 @@ import torch
 from cluster.settings import ModelSettings
 from examples.miniwob.model import load_processor
 from services.adapters.registry import Registry
-from services.engine.base import EngineStopped, InvalidPrompt, Message, Part, Prompt, Sampling
+from services.engine.base import EngineStopped, InvalidPrompt, InvalidSchema, Message, Part, Prompt, Sampling
 from services.engine.grammar import schema_text
 from services.engine.loading import load
 from services.engine.routed import RoutedEngine
@@ -267,7 +267,7 @@ class TestGenerate:
             assert point["y"] in ("up", "down")
 
     async def test_a_schema_that_cannot_be_kept_fails_its_own_request(self, engine: RoutedEngine) -> None:
-        with pytest.raises(ValueError, match=r"json_schema.*not"):
+        with pytest.raises(InvalidSchema, match=r"Unimplemented keys: \[\"not\"\]"):
             await say(engine, PROMPTS["text only"], {}, Sampling(5, json_schema='{"not": {}}'))
         assert await say(engine, PROMPTS["text only"], {})
 
