@@ -105,7 +105,7 @@ async def test_adapters(world: World) -> None:
         "tags": [],
         "coordinates": "relative-1000",
         "pinned": False,
-            "suspended": None,
+        "suspended": None,
     }
 
 
