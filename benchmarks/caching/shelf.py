@@ -38,13 +38,6 @@ class Shelf:
                 self.misses += 1
                 self._bring(adapter)
 
-    def prefetch(self) -> None:
-        """Follow the plan: bring in what is missing in place of what is outside it."""
-        for adapter in self.policy.missing():
-            outside = self.resident - set(self.policy.target)
-            if self._free + sum(self._stock[each].size for each in outside) >= self._stock[adapter].size:
-                self._bring(adapter)
-
     def _bring(self, adapter: str) -> None:
         size = self._stock[adapter].size
         while self._free < size:
