@@ -38,19 +38,30 @@ class Vision:
     Any thread may read images; one thread computes screens.
     """
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration, processor: Any, capacity: int) -> None:
+    def __init__(
+        self, model: Qwen3VLForConditionalGeneration, processor: Any, capacity: int, *, packed: bool = True
+    ) -> None:
+        """A tower that is `packed`, where that is faster, gives no gradients."""
         self._model = model
         self._processor = processor
         self._capacity = capacity
         self._merged: int = model.config.vision_config.spatial_merge_size**2
         self._screens: OrderedDict[tuple[bytes, Key], Screen] = OrderedDict()
-        if packs(model.device, model.dtype):
+        if packed and packs(model.device, model.dtype):
             _pack(model.model.visual)
 
     def read(self, image: bytes, tower: TowerMixture = BASE) -> Pixels | Screen:
         """An encoded image, or its features if they are kept. Raises InvalidPrompt when it cannot be decoded."""
-        key = hashlib.blake2b(image, digest_size=16).digest()
-        return self._screens.get((key, tower.key)) or self._pixels(key, image)
+        return self._screens.get((_hash(image), tower.key)) or self.pixels(image)
+
+    def pixels(self, image: bytes) -> Pixels:
+        """An encoded image before the tower. Raises InvalidPrompt when it cannot be decoded."""
+        decoded = _decode(image)
+        try:
+            read = self._processor(images=[decoded], return_tensors="pt")
+        except ValueError as error:  # a strip of pixels
+            raise InvalidPrompt(f"messages: an image of {decoded.size} pixels cannot be used: {error}") from None
+        return Pixels(_hash(image), read["pixel_values"], read["image_grid_thw"][0])
 
     def tokens(self, image: Pixels | Screen) -> int:
         """How many tokens an image has."""
@@ -74,14 +85,6 @@ class Vision:
         while len(self._screens) > self._capacity:
             self._screens.popitem(last=False)
 
-    def _pixels(self, key: bytes, image: bytes) -> Pixels:
-        decoded = _decode(image)
-        try:
-            read = self._processor(images=[decoded], return_tensors="pt")
-        except ValueError as error:  # a strip of pixels
-            raise InvalidPrompt(f"messages: an image of {decoded.size} pixels cannot be used: {error}") from None
-        return Pixels(key, read["pixel_values"], read["image_grid_thw"][0])
-
     def _compute(self, images: Sequence[Pixels], tower: TowerMixture) -> list[Screen]:
         if not images:
             return []
@@ -92,6 +95,10 @@ class Vision:
         layers = zip(*features.deepstack_features, strict=True) if features.deepstack_features else [()] * len(images)
         parts = zip(images, features.pooler_output, layers, strict=True)
         return [Screen(image.key, embeddings, tuple(deep), image.grid) for image, embeddings, deep in parts]
+
+
+def _hash(image: bytes) -> bytes:
+    return hashlib.blake2b(image, digest_size=16).digest()
 
 
 def _decode(image: bytes) -> Image.Image:

@@ -19,7 +19,7 @@ _WEIGHTS: Final = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class Pair:
-    """A [r,in] and B [out,r] of one linear layer, and the factor of their product."""
+    """A [r,in] and B [out,r] of one layer, and the factor of their product; a convolution's windows are rows."""
 
     A: torch.Tensor
     B: torch.Tensor
@@ -36,23 +36,17 @@ def read(directory: Path) -> dict[str, Pair]:
             raise ValueError(
                 f"adapter {directory.name!r}: tensor {name!r}, expected lora_A and lora_B of linear layers"
             )
-        if match["module"].startswith("model.visual."):  # screens are looked at once, with the base
-            raise ValueError(
-                f"adapter {directory.name!r}: module {match['module']!r} is on the vision tower, "
-                "expected layers of the language model"
-            )
-        sides.setdefault(match["module"], {})[match["side"]] = tensor.float()
+        sides.setdefault(match["module"], {})[match["side"]] = tensor.float().flatten(1)
     return {path: Pair(s["A"], s["B"], config.scale(path, len(s["A"]))) for path, s in sides.items()}
 
 
 def write(source: Path, directory: Path, layers: Mapping[str, Pair]) -> None:
-    """The adapter of `source` with other weights, in its number format."""
+    """The adapter of `source` with other weights, in its shapes and number format."""
     directory.mkdir(parents=True)
-    kind = next(iter(load_file(source / _WEIGHTS).values())).dtype
-    tensors = {
-        f"base_model.model.{path}.lora_{side}.weight": tensor.detach().to(kind).contiguous()
-        for path, pair in layers.items()
-        for side, tensor in (("A", pair.A), ("B", pair.B))
-    }
+    tensors = load_file(source / _WEIGHTS)
+    for path, pair in layers.items():
+        for side, trained in (("A", pair.A), ("B", pair.B)):
+            was = tensors[name := f"base_model.model.{path}.lora_{side}.weight"]
+            tensors[name] = trained.detach().to(was.dtype).reshape(was.shape).contiguous()
     save_file(tensors, directory / _WEIGHTS, metadata={"format": "pt"})
     shutil.copy(source / CONFIG, directory / CONFIG)

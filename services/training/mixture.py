@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,39 @@ from services.training.examples import Example, InvalidData
 from services.training.lora import Pair
 
 _IGNORED = -100
-_BLOCK = re.compile(r"\.layers\.(\d+)\.")
+_BLOCK = re.compile(r"model\.language_model\.layers\.(\d+)\.")
+_TOWER = "model.visual."
 
 
 class _Slot:
-    """The gates [B,K] or [B,L,K] of the batch that is being computed."""
+    """The gates [B,K] or [B,L,K] of the batch that is being computed, and whose each patch of its screens is."""
 
     def __init__(self) -> None:
         self.gates: Tensor | None = None
+        self.owners: Tensor | None = None  # [patches], rows of the batch
+
+    def block(self, layer: int) -> Tensor | None:
+        """[B,1,K]: those of a decoder block."""
+        if self.gates is None:
+            return None
+        return (self.gates[:, layer] if self.gates.dim() == 3 else self.gates)[:, None]
+
+    def tower(self, rows: int) -> Tensor | None:
+        """[rows,K]: those of a layer of the vision tower, a row for a patch or for some that were merged.
+
+        One screen is looked at once for all blocks: with the mean of their gates, as the engine does.
+        """
+        if self.gates is None or self.owners is None:
+            return None
+        mean = self.gates.mean(dim=1) if self.gates.dim() == 3 else self.gates
+        return mean[self.owners[:: len(self.owners) // rows]]
 
 
 class MixedLinear(nn.Module):
     """y = Wx + Σₖ gₖ·sₖ·Bₖ(Aₖx), the adapters stacked on one axis of ranks."""
 
-    def __init__(self, base: nn.Module, pairs: Mapping[int, Pair], slot: _Slot, layer: int) -> None:
-        """`pairs` by the adapter's column among the gates; `layer`: the decoder block that it is in."""
+    def __init__(self, base: nn.Linear | nn.Conv3d, pairs: Mapping[int, Pair], slot: _Slot, layer: int | None) -> None:
+        """`pairs` by the adapter's column among the gates; `layer`: its decoder block, None on the vision tower."""
         super().__init__()
         self.base = base
         self.A = nn.ParameterList([nn.Parameter(pair.A, requires_grad=False) for pair in pairs.values()])
@@ -45,15 +63,21 @@ class MixedLinear(nn.Module):
         self.layer = layer
         self._slot = slot
 
+    @property
+    def weight(self) -> Tensor:
+        """W, whose number format the patches' embedding goes by."""
+        return self.base.weight
+
     def forward(self, x: Tensor) -> Tensor:
-        """y [B,T,out] of x [B,T,in]."""
+        """y [B,T,out] of x [B,T,in]; on the tower y [N,out] of x [N,in], where a convolution's windows are rows too."""
         y: Tensor = self.base(x)
-        gates = self._slot.gates
+        gates = self._slot.tower(len(x)) if self.layer is None else self._slot.block(self.layer)
         if gates is None:
             return y
-        own = gates[:, self.layer] if gates.dim() == 3 else gates
-        by_rank = (own[:, self.columns] * self.scales)[:, None].to(x.dtype)
-        return y + (x @ torch.cat(list(self.A)).T * by_rank) @ torch.cat(list(self.B), dim=1).T
+        A, B = torch.cat(list(self.A)), torch.cat(list(self.B), dim=1)
+        rows = (x.flatten(1) if self.layer is None else x).to(A.dtype)
+        added = (rows @ A.T * (gates[..., self.columns] * self.scales)) @ B.T
+        return y + added.view_as(y).to(y.dtype)
 
 
 class _Read(NamedTuple):
@@ -69,7 +93,8 @@ class _Read(NamedTuple):
 class SoftMixture:
     """The TaskModel of stages 2 and 3: cross entropy of the targets' tokens, a mean over each example's own.
 
-    The checkpoint becomes the mixture's. Screens go through the vision tower once, as many as `screens` are kept.
+    The checkpoint becomes the mixture's. Screens go through the vision tower once, as many as `screens` are kept; where
+    an adapter is on the tower they go through it in every step.
     """
 
     def __init__(
@@ -86,13 +111,15 @@ class SoftMixture:
         self._arms = list(arms)
         self._adapters = {arm: adapters[arm] for arm in arms if arm in adapters}
         self._slot = _Slot()
-        self._vision = Vision(self._model, images, screens)
+        layers = {arm: lora.read(directory) for arm, directory in self._adapters.items()}
+        self._looks_anew = any(path.startswith(_TOWER) for pairs in layers.values() for path in pairs)
+        self._vision = Vision(self._model, images, screens, packed=not self._looks_anew)
         config = self._model.config
         positions = config.text_config.max_position_embeddings
         self._tokenizer = tokenizer
         self._chat = Tokenizer(tokenizer, self._vision, config.image_token_id, positions)
         self._read = [self._tokens(example) for example in examples]
-        self._mixed = self._mix()
+        self._mixed = self._mix(layers)
 
     @property
     def layers(self) -> int:
@@ -124,7 +151,7 @@ class SoftMixture:
         try:
             hidden = self._states(read, ids, types)
         finally:
-            self._slot.gates = None
+            self._slot.gates = self._slot.owners = None
         return self._cross_entropy(hidden, labels.to(self._model.device)).to(gates.device)
 
     def weights(self, arm: str) -> dict[str, Pair]:
@@ -146,10 +173,24 @@ class SoftMixture:
         device = self._model.device
         grids = torch.cat([one.grids for one in read])
         positions, _ = self._model.model.get_rope_index(ids, types, grids if len(grids) else None)
-        seen = {"mm_encoder_outputs": {"image": self._seen(read)}} if len(grids) else {}
+        seen: dict[str, Any] = {}
+        if len(grids):
+            seen = (
+                self._looked_at(read, grids)
+                if self._looks_anew
+                else {"mm_encoder_outputs": {"image": self._seen(read)}}
+            )
         found = self._model.model(input_ids=ids.to(device), position_ids=positions.to(device), **seen)
         states: Tensor = found.last_hidden_state
         return states
+
+    def _looked_at(self, read: Sequence[_Read], grids: Tensor) -> dict[str, Tensor]:
+        """Screens as the tower takes them, whose rows then go by the gates of their examples."""
+        device = self._model.device
+        owners = torch.tensor([row for row, one in enumerate(read) for _ in one.images])
+        self._slot.owners = owners.repeat_interleave(grids.prod(dim=1)).to(device)
+        values = torch.cat([self._vision.pixels(image).values for one in read for image in one.images])
+        return {"pixel_values": values.to(device, self._model.dtype), "image_grid_thw": grids.to(device)}
 
     @torch.no_grad()
     def _seen(self, read: Sequence[_Read]) -> BaseModelOutputWithDeepstackFeatures:
@@ -182,18 +223,18 @@ class SoftMixture:
         labels = torch.cat([torch.full_like(tokens.ids, _IGNORED), answer])
         return _Read(ids, types, labels, tokens.grids, example.prompt.images)
 
-    def _mix(self) -> dict[str, MixedLinear]:
+    def _mix(self, layers: Mapping[str, Mapping[str, Pair]]) -> dict[str, MixedLinear]:
         """Put a MixedLinear in the place of every layer that an adapter changes."""
         found: dict[str, dict[int, Pair]] = {}
-        for arm, directory in self._adapters.items():
-            for path, pair in lora.read(directory).items():
+        for arm, pairs in layers.items():
+            for path, pair in pairs.items():
                 found.setdefault(path, {})[self._arms.index(arm)] = pair
         mixed = {}
-        for path, pairs in found.items():
+        for path, by_column in found.items():
             parent, _, name = path.rpartition(".")
             owner = self._model.get_submodule(parent)
-            (layer,) = _BLOCK.findall(path)  # lora.read knows no other modules
-            module = MixedLinear(getattr(owner, name), pairs, self._slot, int(layer))
+            block = _BLOCK.match(path)
+            module = MixedLinear(getattr(owner, name), by_column, self._slot, int(block[1]) if block else None)
             setattr(owner, name, module.to(self._model.device))
             mixed[path] = module
         return mixed

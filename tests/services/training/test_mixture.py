@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,45 +13,25 @@ from policies.training.network import RouterMLP
 from services.adapters.registry import Registry
 from services.engine.base import Gate, Prompt
 from services.engine.routed import RoutedEngine
-from services.training.examples import Example, InvalidData
+from services.training.examples import InvalidData
 from services.training.mixture import SoftMixture
-from tests.services.engine.oracle import ADAPTERS, TOWER, Oracle, random_oracle, write
+from tests.services.engine.oracle import ADAPTERS, random_oracle
 from tests.services.engine.prompts import PROMPTS, chat
 from tests.services.training.data import example
+from tests.services.training.mixtures import Case
 
 ARMS = ["base", *ADAPTERS]
-TARGETS = ["[3, 4]", "Click on the red box.", "a", "[12, 999]", "left_click"]
-
-
-@dataclass
-class Case:
-    oracle: Oracle
-    examples: list[Example]
-
-    def mixture(self) -> SoftMixture:
-        return SoftMixture(self.oracle.checkpoint, self.oracle.adapters, ARMS, self.examples)
-
-    def expected(self, row: int, gates: Mapping[str, Gate]) -> float:
-        """Cross entropy of the target by transformers and PEFT."""
-        _, tokenizer, _ = self.oracle.checkpoint
-        answer = [*tokenizer(self.examples[row].target).input_ids, tokenizer.eos_token_id]
-        logits = self.oracle.logits(self.examples[row].prompt, gates, answer)[:-1]
-        return float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)))
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     oracle = random_oracle("wide groups", tmp_path_factory.mktemp("mixture"))
-    return Case(oracle, [example(prompt, t) for prompt, t in zip(PROMPTS.values(), TARGETS, strict=True)])
-
-
-def one(**gates: float) -> list[float]:
-    return [gates.get(arm, 0.0) for arm in ARMS]
+    return Case(oracle)
 
 
 def test_each_row_of_a_batch_has_its_own_mixture_and_its_loss_is_pefts(case: Case) -> None:
     ways: list[dict[str, float]] = [{}, {"all": 1.0}, {"patterned": 1.0}, {"all": 0.3, "late": 0.7}, {"wide": 1.0}]
-    gates = torch.tensor([one(**way) for way in ways])
+    gates = torch.tensor([case.row(**way) for way in ways])
     losses = case.mixture().losses(range(5), gates).tolist()
     expected = [case.expected(row, way) for row, way in enumerate(ways)]
     assert losses == pytest.approx(expected, abs=2e-4)
@@ -68,13 +47,13 @@ def test_every_block_of_a_row_may_have_gates_of_its_own(case: Case) -> None:
 
 
 def test_the_base_adds_nothing(case: Case) -> None:
-    losses = case.mixture().losses([0, 1], torch.tensor([one(base=1.0), one()]))
+    losses = case.mixture().losses([0, 1], torch.tensor([case.row(base=1.0), case.row()]))
     assert losses.tolist() == pytest.approx([case.expected(0, {}), case.expected(1, {})], abs=2e-4)
 
 
 def test_the_gradient_of_a_gate_is_what_the_loss_does_when_it_moves(case: Case) -> None:
     mixture = case.mixture()
-    gates = torch.tensor([one(all=0.4, patterned=0.2, wide=0.4)], requires_grad=True)
+    gates = torch.tensor([case.row(all=0.4, patterned=0.2, wide=0.4)], requires_grad=True)
     torch.autograd.backward(mixture.losses([0], gates).sum())
     assert gates.grad is not None
     for name in ("all", "patterned", "late"):
@@ -126,7 +105,7 @@ def test_trained_adapters_are_written_as_the_engine_reads_them(case: Case, tmp_p
     RoutedEngine(case.oracle.checkpoint, registry.paths).close()  # it refuses what it would not serve exactly
     adapters = {name: tmp_path / "out" / name for name in ADAPTERS}
     again = SoftMixture(case.oracle.checkpoint, adapters, ARMS, case.examples)
-    gates = torch.tensor([one(patterned=0.5, all=0.5)] * 5)
+    gates = torch.tensor([case.row(patterned=0.5, all=0.5)] * 5)
     assert again.losses(range(5), gates).tolist() == pytest.approx(mixture.losses(range(5), gates).tolist(), abs=1e-4)
 
 
@@ -134,11 +113,3 @@ def test_a_prompt_that_the_engine_would_refuse_names_its_row(case: Case) -> None
     control = Prompt(chat(*PROMPTS["text only"].messages[0].parts).messages * 3000)
     with pytest.raises(InvalidData, match=r"row 7: messages: \d+ tokens"):
         SoftMixture(case.oracle.checkpoint, case.oracle.adapters, ARMS, [example(control, "a", row=7)])
-
-
-def test_an_adapter_on_the_vision_tower_is_refused_by_name(case: Case, tmp_path: Path) -> None:
-    """Screens are looked at once, with the base."""
-    model = case.oracle.checkpoint.model
-    adapters = {"seeing": write(model, TOWER["seeing"], tmp_path / "seeing")}
-    with pytest.raises(ValueError, match=r"adapter 'seeing': module 'model\.visual\.[^']*' is on the vision tower"):
-        SoftMixture(case.oracle.checkpoint, adapters, ["base", "seeing"], case.examples)
