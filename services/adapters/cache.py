@@ -62,6 +62,7 @@ class AdapterCache(Generic[B]):
         self._counts = Counts()
         self._adapters: dict[str, Adapter] = {}
         self._current: frozenset[str] | None = None
+        self._former: frozenset[str] = frozenset()  # what was current and is no more
         self._queue: list[_Ticket] = []  # in order of arrival
         self._loading: list[_Ticket] = []
         self._held: Counter[str] = Counter()
@@ -102,32 +103,35 @@ class AdapterCache(Generic[B]):
     def latest(self, adapter: Adapter) -> Adapter:
         """The version to serve for one that may have been replaced since it was chosen: itself while it is here."""
         key = adapter.fingerprint
-        if self._current is None or key in self._current or key in self._table or key in self._host:
-            return adapter
-        named = (self._adapters[known] for known in self._current if self._adapters[known].name == adapter.name)
+        if key not in self._former or key in self._table or key in self._host:
+            return adapter  # what was never heard of here is newer
+        named = (self._adapters[known] for known in self._current or () if self._adapters[known].name == adapter.name)
         return next(named, adapter)
 
     async def load(self, adapter: Adapter) -> None:
         """Read an adapter into host memory, if it is not there or beyond. Raises InvalidAdapter."""
         key = adapter.fingerprint
-        if key not in self._host and key not in self._table:
+        if key not in self._host and key not in self._table.ready:
             self._host.put(key, await self._in(self._disk, self._fetch, adapter))
         self._broken.pop(key, None)
         self._adapters[key] = adapter
 
-    def follow(self, current: Collection[Adapter], kept: Collection[str] = (), target: Sequence[str] = ()) -> None:
-        """Take over which adapters there are; those to keep, and the planned ones, by content hash.
+    def follow(self, current: Collection[Adapter], kept: Collection[str] = ()) -> None:
+        """Take over which adapters there are; those to keep, by content hash.
 
-        All others leave as soon as no request holds them.
+        All others leave as soon as no request holds them, the plan's too.
         """
-        self._current = frozenset(adapter.fingerprint for adapter in current)
+        there = frozenset(adapter.fingerprint for adapter in current)
+        self._former = (self._former | (self._current or frozenset())) - there
+        self._current = there
         self._adapters |= {adapter.fingerprint: adapter for adapter in current}
-        self._host.keep_only(self._current)
-        self._broken = {key: why for key, why in self._broken.items() if key in self._current}
-        self._table.kept = frozenset(kept) & self._current
-        self._table.policy.plan([key for key in target if key in self._current])
-        self._left(self._table.outdate([key for key in self._table if key not in (self._current or ())]))
-        self._adapters = {k: a for k, a in self._adapters.items() if k in self._table or k in (self._current or ())}
+        self._host.keep_only(there)
+        self._broken = {key: why for key, why in self._broken.items() if key in there}
+        self._table.kept = frozenset(kept) & there
+        self._table.policy.plan([key for key in self._table.policy.target if key in there])
+        self._left(self._table.outdate([key for key in self._table if key not in there]))
+        needed = there.union(self._table, *[ticket.sizes for ticket in self._queue])
+        self._adapters = {key: adapter for key, adapter in self._adapters.items() if key in needed}
         self._go_on()
 
     @property
@@ -238,6 +242,8 @@ class AdapterCache(Generic[B]):
                 self._start(key)
 
     def _start(self, key: str) -> None:
+        if key in self._former:
+            self._table.outdated.add(key)  # it leaves with who asked for it
         self._tasks[key] = asyncio.get_running_loop().create_task(self._load(self._adapters[key]))
 
     async def _load(self, adapter: Adapter) -> None:
@@ -246,12 +252,16 @@ class AdapterCache(Generic[B]):
             blob = self._host.get(key)
             if blob is None:
                 blob = await self._in(self._disk, self._fetch_wanted, adapter)
-                self._host.put(key, blob)
                 self._counts.disk_reads += 1
+                if key not in self._former:
+                    self._host.put(key, blob)
             await self._in(self._copies, self._copy, key, blob)
         except _Abandoned:
             self._over(key)
-            self._table.drop(key, "abandoned")
+            if self._table.is_wanted(key):
+                self._start(key)  # somebody came while the thread said so
+            else:
+                self._table.drop(key, "abandoned")
         except Exception as error:
             self._over(key)
             self._failed(key, error)
@@ -277,7 +287,8 @@ class AdapterCache(Generic[B]):
 
     def _failed(self, key: str, error: Exception) -> None:
         self._table.drop(key, "failed")
-        self._broken[key] = str(error)
+        if key not in self._former:
+            self._broken[key] = str(error)
         del self._held[key]
         name = self._adapters[key].name
         said = f"adapter {name!r} cannot be loaded: {error}"

@@ -109,6 +109,7 @@ class PageTable:
         """Take the pages of an adapter that could not be loaded, or that nobody waits for."""
         slot = self._slots.pop(key)
         self._free += slot.pages
+        self.outdated.discard(key)
         self.evictions[reason] += 1
 
     def outdate(self, keys: Collection[str]) -> list[str]:
@@ -148,5 +149,4 @@ class PageTable:
 
     def _evict(self, key: str, reason: Reason) -> None:
         self.drop(key, reason)
-        self.outdated.discard(key)
         self.policy.evicted(key)

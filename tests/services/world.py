@@ -70,6 +70,7 @@ class World:
     def leave_resident(self, *names: str) -> None:
         """Let all other adapters leave the device."""
         self.cache.follow([self.registry[name] for name in names])
+        self.cache.follow(list(self.registry))
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

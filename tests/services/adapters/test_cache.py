@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +69,17 @@ class Device:
 
 
 class Shelf:
-    """Adapters in memory; `broken` ones cannot be read."""
+    """Adapters in memory; `broken` ones cannot be read, and `gate` holds reading up."""
 
     def __init__(self) -> None:
         self.broken: set[str] = set()
         self.reads: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
 
     def read(self, adapter: Adapter) -> Content:
         self.reads.append(adapter.name)
+        assert self.gate.wait(PATIENCE_S)
         if adapter.name in self.broken:
             raise InvalidAdapter(f"{adapter.name} is broken")
         described = AdapterFiles(adapter.path, {"r": adapter.rank}, {}, adapter.size)
@@ -243,6 +247,23 @@ async def test_a_load_that_somebody_else_waits_for_goes_on(cache: AdapterCache[B
     await staying.end()
 
 
+async def test_a_load_that_was_given_up_is_begun_again_for_who_comes_meanwhile(
+    cache: AdapterCache[Blob], device: Device
+) -> None:
+    """Its thread has found that nobody waits; the loop has not heard of that when the next request comes."""
+    held = threading.Event()
+    cache._disk.submit(held.wait)
+    leaving = Request(cache, A)
+    await until(lambda: cache._disk._work_queue.qsize() == 1)
+    await leaving.cancel()
+    held.set()
+    time.sleep(0.2)  # the thread has found it, and the loop hears of nothing
+    coming = Request(cache, A)
+    await coming.start()
+    assert device.serves(A)
+    await coming.end()
+
+
 async def test_one_that_gives_up_in_line_holds_nobody_up(cache: AdapterCache[Blob]) -> None:
     holder = await Request(cache, A, B).start()
     first, second = Request(cache, C), Request(cache, A)
@@ -318,6 +339,43 @@ class TestFollowing:
         assert cache.view().host == ()
         assert cache.view().evictions == {"outdated": 2}
 
+    async def test_what_is_no_more_while_a_request_waits_for_room_serves_it_and_leaves(
+        self, cache: AdapterCache[Blob]
+    ) -> None:
+        cache.follow([A, B, C])
+        holder = await Request(cache, A, B).start()
+        waiting = Request(cache, C)
+        await asyncio.sleep(0)
+        cache.follow([A, B])
+        await holder.end()
+        await waiting.start()
+        cache.check_integrity()
+        assert C.fingerprint not in cache.resident
+        await waiting.end()
+        assert "c" not in {entry.name for entry in cache.view().device}
+        assert "c" not in cache.view().host
+
+    async def test_what_is_no_more_is_not_told_of_as_broken(self, cache: AdapterCache[Blob], shelf: Shelf) -> None:
+        cache.follow([A, B])
+        cache.follow([A])
+        shelf.broken = {"b"}
+        with pytest.raises(AdapterLost):
+            await serve(cache, B)
+        assert cache.view().broken == {}
+
+    async def test_what_is_no_more_when_it_has_been_read_is_not_kept_on_the_host(
+        self, cache: AdapterCache[Blob], shelf: Shelf
+    ) -> None:
+        cache.follow([A, B])
+        shelf.gate.clear()
+        request = Request(cache, A)
+        await until(lambda: shelf.reads == ["a"])
+        cache.follow([B])
+        shelf.gate.set()
+        await request.start()
+        await request.end()
+        assert (cache.view().device, cache.view().host) == ((), ())
+
     async def test_what_is_kept_comes_unasked_and_leaves_only_for_a_request_that_finds_no_other_room(
         self, cache: AdapterCache[Blob]
     ) -> None:
@@ -341,11 +399,32 @@ class TestFollowing:
     async def test_a_plan_is_prefetched(self, device: Device, shelf: Shelf) -> None:
         cache = AdapterCache(device, shelf.read, caching.create("polar"), host_bytes=1000)
         await serve(cache, A)
-        cache.follow([A, B, C], target=[C.fingerprint, B.fingerprint])
+        cache.follow([A, B, C])
+        cache.plan([C.fingerprint, B.fingerprint])
         await until(lambda: set(cache.resident) == {B.fingerprint, C.fingerprint})
         assert cache.view().plan == ("c", "b")
         assert cache.view().evictions == {"plan": 1}
+        cache.follow([A, C])  # the catalogue has changed, the plan has not
+        assert cache.view().plan == ("c",)
         cache.check_integrity()
+        cache.close()
+
+    async def test_a_version_that_was_read_for_a_change_is_never_served_as_the_one_before(
+        self, device: Device, shelf: Shelf
+    ) -> None:
+        """A Router may know of the change first, and host memory need not have kept what was read."""
+        cache = AdapterCache(device, shelf.read, caching.create("lru"), host_bytes=0)
+        old, new = (Adapter("a", "a", fingerprint, 3, (), 10) for fingerprint in ("old", "new"))
+        cache.follow([old])
+        assert cache.latest(old) is old
+        assert cache.latest(new) is new
+        cache.follow([new])
+        assert cache.latest(old) is new
+        cache.follow([new, B])
+        assert cache.latest(old) is new
+        cache.follow([old, B])
+        assert cache.latest(old) is old
+        assert cache.latest(new) is old
         cache.close()
 
 
