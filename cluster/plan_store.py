@@ -1,9 +1,12 @@
 """Which adapters should be resident for the requests to come, as the Learner has planned it."""
 
-from typing import cast
+from typing import Final, cast
 
 from cluster.connection import Connection
 from cluster.events import Record
+
+_PATIENCE: Final = 5  # times that a replica may miss
+_LEAST_PATIENCE_S: Final = 10.0
 
 
 class CachePlan(Record):
@@ -46,8 +49,9 @@ class PlanStore(Connection):
         """A replica says that it is there."""
         await self._redis.hset(self._key("rooms"), room.replica, room.model_dump_json())
 
-    async def rooms(self, since: float) -> list[ReplicaRoom]:
-        """The replicas that said so after `since`, by name; others are forgotten."""
+    async def rooms(self, now: float, every_s: float) -> list[ReplicaRoom]:
+        """The replicas that say so every `every_s`, by name; those that were silent for long are forgotten."""
+        since = now - max(_PATIENCE * every_s, _LEAST_PATIENCE_S)
         stored = cast(dict[bytes, bytes], await self._redis.hgetall(self._key("rooms")))
         rooms = [ReplicaRoom.model_validate_json(value) for _, value in sorted(stored.items())]
         if silent := [room.replica for room in rooms if room.time <= since]:

@@ -12,7 +12,6 @@ from policies.caching.spread import spread
 from services.adapters.cache import AdapterCache
 
 log = logging.getLogger(__name__)
-_PATIENCE = 5.0  # times that a replica may miss before the plan goes on without it
 
 
 class PlanFollower:
@@ -31,8 +30,9 @@ class PlanFollower:
         await self._store.tell_room(room)
         plan = await self._store.plan()
         if plan is not None:
-            rooms = await self._store.rooms(now - _PATIENCE * self._every_s)
-            cache.plan(spread(plan.sizes, {room.replica: room.pages for room in rooms})[self._replica])
+            rooms = {each.replica: each.pages for each in await self._store.rooms(now, self._every_s)}
+            rooms[self._replica] = cache.pages  # also if a replica whose clock is ahead has taken it for silent
+            cache.plan(spread(plan.sizes, rooms)[self._replica])
 
     async def run(self) -> None:
         """Follow until cancelled; the store may be away at first, go away and come back."""

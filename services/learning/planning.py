@@ -17,6 +17,7 @@ from cluster.stream import START, stream_order
 from policies.caching.epochs import Planner
 from policies.caching.plan import Stock
 from policies.context import ContextMap
+from services.adapters.tiers import pages_of
 from services.arms import Arms
 from services.switching import Decider, Routers, active
 
@@ -24,8 +25,6 @@ log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _BATCH: Final = 1000
 _BLOCK_MS: Final = 1000
-_PAGE: Final = 8
-_PATIENCE_S: Final = 10.0  # a replica that was silent for longer has no room
 
 
 class Prices(NamedTuple):
@@ -95,7 +94,7 @@ class PlanMaker:
         if contexts.fingerprint != self._decider.contexts.fingerprint:
             await self._adopt(contexts)
         await self._decider.snapshots.refresh()
-        plan = self._plan(await self._store.rooms(time.time() - _PATIENCE_S))
+        plan = self._plan(await self._store.rooms(time.time(), self._pace_s))
         await self._store.put_plan(plan)
         return plan
 
@@ -119,7 +118,7 @@ class PlanMaker:
         measured = [room.page_in_ms for room in rooms if room.page_in_ms]
         price = self._prices.cost_per_ms * (median(measured) if measured else self._prices.page_in_ms)
         needs = {arm: list(arms.gates(arm)) for arm in arms.names if not arms.size(arm)}
-        stock = {each.name: Stock(-(-each.rank // _PAGE), price) for each in arms.registry}
+        stock = {each.name: Stock(pages_of(each.rank), price) for each in arms.registry}
         requests = self._planner.requests
         posterior = self._decider.snapshots.posterior
         self._target = list(self._planner.plan(posterior, needs, stock, pages, self._target))

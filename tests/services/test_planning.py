@@ -137,3 +137,45 @@ async def test_a_replica_keeps_its_part_of_the_plan(make_world: MakeWorld) -> No
         assert plan is not None
         await follower.step()
         assert world.cache.view().plan == tuple(plan.target) == (text.split()[-1],)
+
+
+@pytest.mark.parametrize("every_s", [0.01, 1.0, 30.0])
+async def test_a_replica_has_room_as_long_as_it_says_so_in_time(make_world: MakeWorld, every_s: float) -> None:
+    """It says so every `cache.plan_s`, and may miss that a few times."""
+    world: World = await make_world(cache={"policy": "polar"})
+    now = time.time()
+    for name, silent_s in (("one", 0.0), ("two", 4 * every_s), ("gone", 5 * every_s + 11)):
+        await world.store.tell_room(ReplicaRoom(replica=name, time=now - silent_s, pages=1, page_in_ms=0))
+    arms = Arms(make_registry(world.settings))
+    routers = Routers(world.settings, world.store, arms, world.contexts)
+    maker = PlanMaker(world.store, arms, routers, lambda: Planner(EPOCH), Prices(0.001, 100), pace_s=every_s)
+    await maker.start()
+    for text in ["open the claims", "open the inbox"] * 4:
+        await world.ask(text)
+    plan = await maker.step()
+    assert plan is not None
+    assert (plan.pages, set(plan.target)) == (2, {"claims", "inbox"})
+    await PlanFollower(world.store, world.cache, "one", every_s).step()
+    assert [room.replica for room in await world.store.rooms(time.time(), every_s)] == ["one", "two"]
+
+
+async def test_a_replica_whose_clock_is_behind_keeps_its_part(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose clock is ahead takes it for silent, and forgets it, between its own two words with the store."""
+    world: World = await make_world(cache={"policy": "polar"})
+    maker = await made(world, 1)
+    await maker.start()
+    for _ in range(8):
+        await world.ask("open the claims")
+    plan = await maker.step()
+    assert plan is not None
+    tell = world.store.tell_room
+
+    async def told_and_forgotten(room: ReplicaRoom) -> None:
+        await tell(room)
+        await world.store.rooms(time.time() + 3600, 1.0)
+
+    monkeypatch.setattr(world.store, "tell_room", told_and_forgotten)
+    await PlanFollower(world.store, world.cache, "replica 0", 1.0).step()
+    assert world.cache.view().plan == ("claims",)

@@ -329,7 +329,7 @@ async def test_a_replica_that_starts_while_the_store_is_away_goes_on(make_world:
         server.start()
 
         async def is_told() -> bool:
-            return [room.replica for room in await store.rooms(0.0)] == ["replica 0"]
+            return [room.replica for room in await store.rooms(time.time(), 1.0)] == ["replica 0"]
 
         await eventually(is_told)
         await end(following)

@@ -257,7 +257,7 @@ async def test_a_load_that_was_given_up_is_begun_again_for_who_comes_meanwhile(
     await until(lambda: cache._disk._work_queue.qsize() == 1)
     await leaving.cancel()
     held.set()
-    time.sleep(0.2)  # the thread has found it, and the loop hears of nothing
+    time.sleep(0.2)  # noqa: ASYNC251 - the thread has found it, and the loop hears of nothing
     coming = Request(cache, A)
     await coming.start()
     assert device.serves(A)
