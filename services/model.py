@@ -47,7 +47,7 @@ class Model(Protocol):
     async def load(self, name: str, source: str, fingerprint: str = "") -> Adapter:
         """The adapter at a source, read and found to fit on every replica, with that content hash if one is named.
 
-        Raises InvalidAdapter.
+        Raises InvalidAdapter, ReplicaLost.
         """
 
     async def caches(self) -> list[CacheView]:
@@ -184,6 +184,8 @@ class RemoteModel:
             adapters: list[Adapter] = await self._handle.broadcast("load", name, source, fingerprint).results_async()
         except InvalidAdapter as error:
             raise _bare(error) from None
+        except RayActorError as error:
+            raise ReplicaLost(f"a replica is gone: {type(error).__name__}") from error
         found = sorted({adapter.fingerprint for adapter in adapters})
         if len(found) != 1:
             raise InvalidAdapter(f"{name}: the replicas read {found}, expected the same files on every node")

@@ -18,6 +18,8 @@ WEIGHTS: Final = "adapter_model.safetensors"
 PICKLE: Final = "adapter_model.bin"
 _MOST_CONFIG: Final = 1 << 20
 _MOST_HEADER: Final = 16 << 20
+_MOST_DIMENSIONS: Final = 8
+_LARGEST: Final = (1 << 63) - 1
 _BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -64,12 +66,21 @@ def inspect(path: Path, most: int | None = None) -> AdapterFiles:
 
     Raises InvalidAdapter, naming the file, what it holds, and what was expected.
     """
-    config = _config(path / CONFIG, _content(path / CONFIG, _MOST_CONFIG))
+    said = _content(path / CONFIG, _MOST_CONFIG)
     with _opened(path / WEIGHTS) as file:
-        size = os.fstat(file.fileno()).st_size
-        check_size(path / WEIGHTS, size, most)
-        length = int.from_bytes(file.read(8), "little")
-        return _described(path, config, file.read(min(length, _MOST_HEADER + 1)), length, size)
+        return _inspected(path, said, file, most)
+
+
+def describe(path: Path, most: int | None = None) -> tuple[AdapterFiles, str]:
+    """The same and the content hash, of one version of each file. Raises InvalidAdapter as `inspect`."""
+    said = _content(path / CONFIG, _MOST_CONFIG)
+    with _opened(path / WEIGHTS) as file:
+        found = _inspected(path, said, file, most)
+        digest = hashlib.sha256(said)
+        file.seek(0)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return found, _short(digest.hexdigest())
 
 
 def read(path: Path, most: int | None = None) -> Content:
@@ -82,15 +93,6 @@ def read(path: Path, most: int | None = None) -> Content:
     digest = hashlib.sha256(said)
     digest.update(data)
     return Content(files, data, _short(digest.hexdigest()))
-
-
-def fingerprint(path: Path) -> str:
-    """The content hash alone. Raises InvalidAdapter."""
-    digest = hashlib.sha256(_content(path / CONFIG, _MOST_CONFIG))
-    with _opened(path / WEIGHTS) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return _short(digest.hexdigest())
 
 
 def check_size(file: Path, size: int, most: int | None) -> None:
@@ -115,13 +117,15 @@ def _opened(path: Path) -> BufferedReader:
     if path.name == WEIGHTS:
         refuse_pickle(path.parent, [name for name in (WEIGHTS, PICKLE) if (path.parent / name).exists()])
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InvalidAdapter(f"{path}: not a regular file")
-        return path.open("rb")
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise InvalidAdapter(f"{path.parent}: {path.name} is missing (weights must be safetensors)") from None
     except OSError as error:
         raise InvalidAdapter(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise InvalidAdapter(f"{path}: not a regular file")
+    return os.fdopen(file, "rb")
 
 
 def _content(path: Path, most: int | None = None) -> bytearray:
@@ -133,16 +137,26 @@ def _content(path: Path, most: int | None = None) -> bytearray:
     return content[:read] if read < size else content
 
 
+def _inspected(path: Path, said: bytearray, file: BufferedReader, most: int | None) -> AdapterFiles:
+    config, size = _config(path / CONFIG, said), os.fstat(file.fileno()).st_size
+    check_size(path / WEIGHTS, size, most)
+    length = int.from_bytes(file.read(8), "little")
+    return _described(path, config, file.read(min(length, _MOST_HEADER + 1)), length, size)
+
+
 def _config(path: Path, content: bytearray) -> dict[str, Any]:
     try:
         config = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidAdapter(f"{path}: not JSON: {error}") from None
     if not isinstance(config, dict):
         raise InvalidAdapter(f"{path}: {type(config).__name__}, expected a JSON object")
     for key, kind in (("r", int), ("target_modules", list | str)):
         if not isinstance(config.get(key), kind) or config[key] is True:
             raise InvalidAdapter(f"{path}: {key} is {config.get(key)!r}, expected a PEFT LoRA configuration")
+    targets = config["target_modules"]
+    if not all(isinstance(name, str) for name in targets):
+        raise InvalidAdapter(f"{path}: target_modules is {targets!r}, expected names")
     if config.get("peft_type") != "LORA":
         raise InvalidAdapter(f"{path}: peft_type is {config.get('peft_type')!r}, expected 'LORA'")
     return config
@@ -154,7 +168,7 @@ def _described(path: Path, config: dict[str, Any], header: bytes, length: int, s
         raise InvalidAdapter(f"{file}: not safetensors: a header of {length} bytes in a file of {size}")
     try:
         document = json.loads(header)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidAdapter(f"{file}: not safetensors: its header is no JSON: {error}") from None
     if not isinstance(document, dict):
         raise InvalidAdapter(f"{file}: not safetensors: its header is a {type(document).__name__}, expected an object")
@@ -175,8 +189,10 @@ def _tensor(file: Path, name: str, said: Any, first: int) -> Tensor:
     if dtype not in _BYTES:
         raise InvalidAdapter(f"{what}: dtype {dtype!r}, expected one of {', '.join(_BYTES)}")
     for key, numbers in (("shape", shape), ("data_offsets", offsets)):
-        if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise InvalidAdapter(f"{what}: {key} {numbers!r}, expected whole numbers from 0")
+        if not isinstance(numbers, list) or len(numbers) > _MOST_DIMENSIONS:
+            raise InvalidAdapter(f"{what}: {key} {numbers!r}, expected at most {_MOST_DIMENSIONS} whole numbers")
+        if not all(type(n) is int and 0 <= n <= _LARGEST for n in numbers):
+            raise InvalidAdapter(f"{what}: {key} {numbers!r}, expected whole numbers from 0 to {_LARGEST}")
     needed = math.prod(shape) * _BYTES[dtype]
     if len(offsets) != 2 or offsets[1] - offsets[0] != needed:
         raise InvalidAdapter(f"{what}: data_offsets {offsets}, expected {needed} bytes for {dtype} of shape {shape}")

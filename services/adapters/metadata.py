@@ -8,10 +8,16 @@ QWEN_COORDINATES = "relative-1000"
 """Qwen3-VL's convention: 0 to 1000 across the screen, whatever its size. Adapters have it unless they say otherwise."""
 
 _FILE: Final = "adapters.json"
+_LONGEST: Final = 1000
 
 
 class InvalidAdapter(ValueError):
-    """A directory that cannot be served as an adapter, or what is said of it; the message says why."""
+    """A directory that cannot be served as an adapter, or what is said of it; the message says why, and is short."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 2 :]}"
+        )
 
 
 class AdapterUnavailable(RuntimeError):

@@ -11,7 +11,7 @@ from services.adapters import files, hub
 from services.adapters.files import CONFIG, WEIGHTS, Content
 from services.adapters.metadata import QWEN_COORDINATES, InvalidAdapter
 
-_REPOSITORY: Final = re.compile(r"(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_REPOSITORY: Final = re.compile(r"(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:@(?P<revision>(?!.*\.\.)[\w./-]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Shelf:
         """The adapter at a source, as it is now; a repository is pinned to its commit. Raises InvalidAdapter."""
         path, pinned = self._find(source)
         with _told_of(path, pinned):
-            found, fingerprint = files.inspect(path, self._largest), files.fingerprint(path)
+            found, fingerprint = files.describe(path, self._largest)
         targets = found.config["target_modules"]
         return Adapter(
             name=name,
@@ -84,7 +84,8 @@ class Shelf:
     def _find(self, source: str) -> tuple[Path, str]:
         """The directory of a source, and the source pinned to what it is now."""
         if Path(source).is_absolute():
-            return self._directory(Path(source)), source
+            with _told_of(Path(source), source):
+                return self._directory(Path(source)), source
         if match := _REPOSITORY.fullmatch(source):
             return self._repository(source, match)
         raise InvalidAdapter(f"source: {source!r}, expected an absolute path or a repository as owner/name[@revision]")
@@ -123,6 +124,10 @@ def _told_of(path: Path, source: str) -> Iterator[None]:
         yield
     except InvalidAdapter as error:
         raise InvalidAdapter(str(error).replace(str(path), source)) from None
+    except OSError as error:
+        raise InvalidAdapter(f"source: {source} cannot be read: {error.strerror or error}") from None
+    except RuntimeError:  # of pathlib, for links in a circle
+        raise InvalidAdapter(f"source: {source} cannot be read: a link leads to itself") from None
 
 
 def other_content(source: str, found: str, expected: str) -> InvalidAdapter:

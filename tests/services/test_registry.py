@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from services.adapters import files
 from services.adapters.metadata import InvalidAdapter
 from services.adapters.registry import Registry
+from services.adapters.shelf import Shelf
 from services.arms import Arms
 from services.edge.errors import ApiError
 from services.edge.model_names import ModelNames
@@ -55,6 +57,21 @@ def test_the_content_is_the_identity(tmp_path: Path) -> None:
     assert prints["one"] == prints["copy"]
     assert len(set(prints.values())) == 3
     assert all(len(fingerprint) == 16 for fingerprint in prints.values())
+
+
+def test_what_is_described_is_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another takes its place as soon as its header is read."""
+    path = write_adapter(tmp_path, "mine")
+    before = Shelf([tmp_path]).describe("mine", str(path))
+    other = write_adapter(tmp_path.parent / "others", "other", weight=2.0) / "adapter_model.safetensors"
+    check = files._check_extent
+
+    def replaced(*args: Any) -> None:
+        check(*args)
+        other.replace(path / other.name)
+
+    monkeypatch.setattr(files, "_check_extent", replaced)
+    assert Shelf([tmp_path]).describe("mine", str(path)) == before
 
 
 def test_targets_may_be_a_pattern(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from services.adapters.cache import AdapterCache
 from services.adapters.cache_view import CacheView
 from services.adapters.shelf import Adapter
 from services.configuration import make_cache, make_shelf
 from services.engine.base import Delta, Gate, Prompt, Sampling
-from services.model import ModelReplica
+from services.model import ModelReplica, RemoteModel
 from services.replicas import Encoded, ReplicaLost, Report
 from tests.services.fakes import FakeEngine
 from tests.services.world import World, chat, eventually
@@ -156,6 +157,19 @@ async def test_without_any_replica_the_client_is_told_to_try_again(world: World,
     response = await world.post("/v1/chat/completions", chat("hello", model="claims"))
     assert (response.status_code, response.json()["error"]["code"]) == (503, "replica_lost")
     assert response.headers["retry-after"] == "1"
+
+
+async def test_while_a_replica_is_lost_an_adapter_is_to_be_added_again() -> None:
+    class Handle:
+        def broadcast(self, *_: str) -> "Handle":
+            return self
+
+        async def results_async(self) -> list[Adapter]:
+            raise RayActorError
+
+    handle: Any = Handle()
+    with pytest.raises(ReplicaLost, match="a replica is gone: RayActorError"):
+        await RemoteModel(handle).load("mail", "/mail")
 
 
 def _raise(name: str) -> ModelReplica:

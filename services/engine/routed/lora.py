@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
@@ -88,7 +89,7 @@ class AdapterReader:
     def read(self, name: str, files: AdapterFiles, data: bytearray) -> HostAdapter:
         """The adapter in pages. Raises InvalidAdapter, naming the file, the tensor and what is wrong."""
         self.check(files)
-        _check_finite(files, data)
+        _check_finite(files, data, self._dtype)
         config = Configuration(files, self._bases)
         pages = pages_of(files.rank)
         numbers = torch.zeros(pages, self._layout.size, dtype=self._dtype, pin_memory=self._pinned)
@@ -177,7 +178,7 @@ class Configuration:
         configured = self._of_pattern("rank_pattern", path, self._config["r"])
         if configured != rank:
             raise self._error(f"module {path!r} has rank {rank}, its configuration says {configured}")
-        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        if not isinstance(alpha, int | float) or not abs(alpha) <= sys.float_info.max:
             raise self._error(f"lora_alpha: {alpha!r}, expected a finite number")
         return float(alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank))
 
@@ -202,18 +203,20 @@ def _tensor(data: bytearray, tensor: Tensor) -> torch.Tensor:
     return torch.frombuffer(data, dtype=dtype, count=math.prod(tensor.shape), offset=tensor.start).view(tensor.shape)
 
 
-def _check_finite(files: AdapterFiles, data: bytearray) -> None:
+def _check_finite(files: AdapterFiles, data: bytearray, dtype: torch.dtype) -> None:
+    """A is served as it is in `dtype`, B is scaled in float32 first."""
     for name, tensor in files.tensors.items():
-        found = _tensor(data, tensor)
-        if not _is_finite(found):
-            at = tuple((~found.isfinite()).nonzero()[0].tolist())
+        found, served = _tensor(data, tensor), dtype if ".lora_A." in name else torch.float32
+        most = torch.finfo(served).max
+        if not _is_finite(found, most):
+            at = tuple((~(found.double().abs() <= most)).nonzero()[0].tolist())
             said = f"{name!r} is {found[at].item()} at {list(at)}, expected finite numbers"
-            raise InvalidAdapter(f"{files.weights}: {said}")
+            raise InvalidAdapter(f"{files.weights}: {said} of {served}")
 
 
-def _is_finite(numbers: torch.Tensor) -> bool:
+def _is_finite(numbers: torch.Tensor, most: float = sys.float_info.max) -> bool:
     """Without a mask of the same size: NaN and infinity both reach the extremes."""
-    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(numbers))
+    return all(abs(extreme.item()) <= most for extreme in torch.aminmax(numbers))
 
 
 def _group(module: str) -> str:

@@ -104,6 +104,11 @@ def pipe(path: Path) -> None:
     os.mkfifo(path / WEIGHTS)
 
 
+def directory(path: Path) -> None:
+    (path / WEIGHTS).unlink()
+    (path / WEIGHTS).mkdir()
+
+
 def outside_of(path: Path) -> Path:
     """A directory that is no root."""
     return next(parent for parent in path.parents if parent.name == "incoming").parent
@@ -115,6 +120,11 @@ def link_out(path: Path) -> None:
     (path / WEIGHTS).symlink_to(outside)
 
 
+def link_to_itself(path: Path) -> None:
+    (path / WEIGHTS).unlink()
+    (path / WEIGHTS).symlink_to(path / WEIGHTS)
+
+
 def directory_link_out(path: Path) -> None:
     outside = outside_of(path) / "elsewhere"
     shutil.move(path, outside)
@@ -124,6 +134,19 @@ def directory_link_out(path: Path) -> None:
 def rename(found: Tensors, old: str, new: str) -> None:
     for name in [name for name in found if old in name]:
         found[name.replace(old, new)] = found.pop(name)
+
+
+def on_the_tower(found: Tensors, number: float) -> Tensors:
+    """A pair for a layer of the tower, of the rank of the others."""
+    layer, rank = "base_model.model.model.visual.blocks.0.attn.qkv", len(found[f"{Q}.lora_A.weight"])
+    width = tower_width()
+    A, B = torch.full((rank, width), number, dtype=torch.float64), torch.zeros(3 * width, rank)
+    return {f"{layer}.lora_A.weight": A, f"{layer}.lora_B.weight": B}
+
+
+def tower_width() -> int:
+    width: int = json.loads((Path(WORLD.model.path) / "config.json").read_text())["vision_config"]["hidden_size"]
+    return width
 
 
 def wider(found: Tensors) -> None:
@@ -139,6 +162,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "a pickle": (as_pickle, f"adapter_model.bin: a pickle, which may hold code, expected {WEIGHTS}"),
     "a pickle called safetensors": (pickle_in_disguise, f"{WEIGHTS}: not safetensors: a header of"),
     "a pipe": (pipe, f"{WEIGHTS}: not a regular file"),
+    "a directory": (directory, f"{WEIGHTS}: not a regular file"),
     "a truncated file": (cut, "(truncated, or more than its header says)"),
     "an empty file": (lambda path: (path / WEIGHTS).write_bytes(b""), "not safetensors: a header of 0 bytes"),
     "a header without an end": (
@@ -146,6 +170,21 @@ BAD: dict[str, tuple[Spoil, str]] = {
     ),
     "a header that is no JSON": (
         lambda path: (path / WEIGHTS).write_bytes((3).to_bytes(8, "little") + b"{x}"), "its header is no JSON"
+    ),
+    "a header that is nested for ever": (
+        lambda path: (path / WEIGHTS).write_bytes((1 << 20).to_bytes(8, "little") + b"[" * (1 << 20)),
+        "its header is no JSON",
+    ),
+    "a header whose numbers are too long to be told": (
+        header(lambda said: said[f"{Q}.lora_A.weight"].update(shape=[10**4000, 10**4000])),
+        "expected whole numbers from 0 to 9223372036854775807",
+    ),
+    "a header with a great many dimensions": (
+        header(lambda said: said[f"{Q}.lora_A.weight"].update(shape=[1 << 60] * 1000)),
+        "expected at most 8 whole numbers",
+    ),
+    "a header that talks for ever": (
+        header(lambda said: said[f"{Q}.lora_A.weight"].update(note="x" * (1 << 20))), "expected dtype, shape and da"
     ),
     "a header that lies about a shape": (
         header(lambda said: said[f"{Q}.lora_A.weight"].update(shape=[8, 9999])),
@@ -165,6 +204,8 @@ BAD: dict[str, tuple[Spoil, str]] = {
         "base_model_name_or_path: 'someone/llama-7b', expected qwen3-vl-miniwob (cache.bases)",
     ),
     "a configuration that is no JSON": (lambda path: (path / CONFIG).write_text("{"), f"{CONFIG}: not JSON"),
+    "a configuration that is nested for ever": (lambda path: (path / CONFIG).write_text("[" * 100_000), "not JSON"),
+    "target modules that are no names": (config(target_modules=["q_proj", 1]), "target_modules is ['q_proj', 1]"),
     "another method": (config(peft_type="IA3"), f"{CONFIG}: peft_type is 'IA3', expected 'LORA'"),
     "DoRA": (config(use_dora=True), "use_dora: True is not supported"),
     "biases": (config(bias="all"), "bias: 'all' is not supported"),
@@ -175,6 +216,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "a method of tomorrow": (config(use_something_new=True), "use_something_new: True is not supported"),
     "a scale that is no number": (config(lora_alpha="much"), "lora_alpha: 'much', expected a finite number"),
     "a scale beyond all bounds": (config(lora_alpha=1e60), "lora_alpha 1e+60 makes weights that are not finite"),
+    "a scale that no number format holds": (config(lora_alpha=10**400), "expected a finite number"),
     "a pattern that takes for ever": (config(alpha_pattern={"(a+)+$": 1}), "alpha_pattern: '(a+)+$', expected the end"),
     "a rank that is not configured": (config(r=5), "has rank 8, its configuration says 5"),
     "a rank that is too large": (
@@ -187,6 +229,14 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "infinity": (
         tensors(lambda found: found[f"{Q}.lora_B.weight"][5, 1].fill_(float("-inf"))),
         f"'{Q}.lora_B.weight' is -inf at [5, 1], expected finite numbers",
+    ),
+    "a number that the model's format lacks": (
+        tensors(lambda found: found.update({f"{Q}.lora_A.weight": found[f"{Q}.lora_A.weight"].double() + 1e300})),
+        f"'{Q}.lora_A.weight' is 1e+300 at [0, 0], expected finite numbers of torch.float32",
+    ),
+    "a number that the model's format lacks, on the vision tower": (
+        tensors(lambda found: found.update(on_the_tower(found, 1e300))),
+        "attn.qkv.lora_A.weight' is 1e+300 at [0, 0], expected finite numbers of torch.float32",
     ),
     "a shape of another model": (
         tensors(lambda found: found.update({f"{Q}.lora_A.weight": torch.ones(8, 7)})),
@@ -210,6 +260,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "no tensors": (tensors(lambda found: found.clear()), "0 tensors and none of them a LoRA's"),
     "a link out": (link_out, f"{WEIGHTS} lies or leads outside of"),
     "a directory's link out": (directory_link_out, "bad lies or leads outside of"),
+    "a link to itself": (link_to_itself, "bad cannot be read: "),
 }  # fmt: skip
 
 
@@ -233,7 +284,12 @@ async def test_a_bad_adapter_is_refused_by_name(world: World, incoming: Path, ki
         ("/etc", "source: /etc lies or leads outside of"),
         ("{incoming}/../outside", "expected a path without '..'"),
         ("{incoming}/nothing", "nothing is not a directory"),
+        ("{incoming}/" + "x" * 300, "cannot be read: File name too long"),
         ("bad", "source: 'bad', expected an absolute path or a repository as owner/name[@revision]"),
+        (
+            "friends/adapter@../../main",
+            "source: 'friends/adapter@../../main', expected an absolute path or a repository",
+        ),
         ("strangers/adapter", "source: 'strangers/adapter', expected a repository of friends (cache.hub_owners)"),
     ],
 )
@@ -282,3 +338,4 @@ async def refused(world: World, source: str, *said: str) -> None:
     assert (response.status_code, error["code"], error["type"]) == (400, "invalid_adapter", "invalid_request_error")
     for words in said:
         assert words in error["message"], error["message"]
+    assert len(error["message"]) < 1500
