@@ -64,12 +64,12 @@ class _Examples(NamedTuple):
 class Classifier(Stage):
     """An epoch a round, on features H [n,D], the arm that is right for each, and how much each weighs.
 
-    `aside` [n] are the held-out examples, by default those of `held_out_rows`. The arms are those that the others name:
-    a held-out example of another arm counts as missed, and its loss does not count. Weights replace balancing: what
-    they say of the arms' shares must stand. `advantages` [n] are NaN where the label is the arm that is right; else the
-    label is the arm that a log chose, which earned so much more than was usual, and the loss is −w·advantage·g of that
-    arm (Joachims et al. 2018), with w = 1/propensity. ValueError: fewer than 2 arms to train on, or no held-out example
-    of them.
+    `aside` [n] are the held-out examples, by default those of `held_out_rows`. The arms are those that are given, or
+    that the other examples name: a held-out example of another one counts as missed, and its loss does not count.
+    Weights replace balancing: what they say of the arms' shares must stand. `advantages` [n] are NaN where the label is
+    the arm that is right; else the label is the arm that a log chose, which earned so much more than was usual, and the
+    loss is −w·advantage·g of that arm (Joachims et al. 2018), with w = 1/propensity. ValueError: fewer than 2 arms to
+    train on, or no held-out example of them.
     """
 
     name = "stage 1"
@@ -81,6 +81,7 @@ class Classifier(Stage):
         config: ClassifierConfig,
         *,
         aside: Mask | None = None,
+        arms: Sequence[str] = (),
         weights: Array | None = None,
         advantages: Array | None = None,
     ) -> None:
@@ -88,11 +89,12 @@ class Classifier(Stage):
         self._config = config
         self._history: list[Round] = []
         aside = held_out_rows(labels, config) if aside is None else aside
-        arms = sorted({label for label, out in zip(labels, aside, strict=True) if not out})
-        if len(arms) < 2:
-            raise ValueError(f"labels name {arms}, expected at least 2 arms")
-        if not {label for label, out in zip(labels, aside, strict=True) if out} & set(arms):
-            raise ValueError(f"no held-out example is labelled with one of {arms}, expected some")
+        named = sorted({label for label, out in zip(labels, aside, strict=True) if not out})
+        if len(named) < 2:
+            raise ValueError(f"labels name {named}, expected at least 2 arms")
+        if not {label for label, out in zip(labels, aside, strict=True) if out} & set(named):
+            raise ValueError(f"no held-out example is labelled with one of {named}, expected some")
+        arms = arms or named
         targets = np.array([arms.index(label) if label in arms else -1 for label in labels])
         given = np.ones(len(labels)) if weights is None else checks.array("weights", weights, (len(labels),))
         gains = np.full(len(labels), np.nan) if advantages is None else advantages

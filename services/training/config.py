@@ -71,7 +71,9 @@ class TrainingConfig(Part):
     components: int = Field(16, ge=1, description="Principal components in the bandit's context.")
     stages: tuple[Stage, ...] = Field((), description="1, 2, 3; none: 1 where rows name adapters, else 2.")
     layer_gates: bool = Field(False, description="Whether stages 2 and 3 give every decoder block a head of its own.")
-    arms: tuple[str, ...] = Field((), description="Adapters to route to; none: those that rows name, else all.")
+    arms: tuple[str, ...] = Field(
+        (), description="Adapters to route to, rows that name others left out; none: those that rows name, else all."
+    )
     measured: int = Field(200, ge=0, description="Held-out examples that are really answered, to compare what is kept.")
     max_tokens: int = Field(64, ge=1, description="Most tokens of such an answer.")
     clip: float = Field(50.0, ge=1, description="Largest weight 1/propensity of a logged decision or episode.")

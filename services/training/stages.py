@@ -70,8 +70,7 @@ class Stages:
 
     def run(self, console: Console) -> list[Course]:
         """Every stage's course. Raises InvalidData for rows without what a stage needs."""
-        labelled = any(e.label for e in self._rows)
-        wanted = self._config.stages or ((1,) if labelled else (2,))
+        wanted = self._config.stages or ((1,) if any(e.label for e in self._rows) else (2,))
         courses: list[Course] = []
         if 1 in wanted:
             courses.append(self._classify(console))
@@ -84,9 +83,10 @@ class Stages:
         return courses
 
     def _classify(self, console: Console) -> Course:
-        labelled = [i for i, e in enumerate(self._rows) if e.label]
+        arms = self._config.arms
+        labelled = [i for i, e in enumerate(self._rows) if e.label and (not arms or e.label in arms)]
         if not labelled:
-            raise InvalidData("no row names an adapter, expected labels for stage 1")
+            raise InvalidData(f"no row names {' or '.join(arms) or 'an adapter'}, expected labels for stage 1")
         config = ClassifierConfig(
             hidden=self._config.hidden,
             held_out=self._config.held_out,
@@ -95,7 +95,8 @@ class Stages:
             **self._config.classifier.model_dump(),
         )
         aside = np.array([self._rows[i].is_held_out for i in labelled])
-        stage = Classifier(self._H[labelled], [self._rows[i].label for i in labelled], config, aside=aside)
+        labels = [self._rows[i].label for i in labelled]
+        stage = Classifier(self._H[labelled], labels, config, aside=aside, arms=arms)
         return self._run(stage, console)
 
     def _fresh(self) -> RouterMLP:

@@ -67,6 +67,17 @@ def test_all_stages_end_in_a_version_with_its_report(tmp_path: Path) -> None:
         assert set(Registry(made.version / "adapters").paths) == set(made.known["arms"])
 
 
+def test_a_router_to_some_adapters_has_those_whether_rows_name_them_or_not(tmp_path: Path) -> None:
+    families = ("click-tab", "count-sides", "click-color")
+    rows = [row(e, Outcomes.load(), labelled=True) for family in families for e in load(family)[:6]]
+    path, arms = write(tmp_path / "d.jsonl", rows), ("click-dialog", "click-tab", "count-sides")
+    made = train(path, tmp_path / "out", stages=(1, 2), arms=arms)
+    assert ContextMap.load(made.version).arms == arms
+    assert set(made.known["metrics"]) >= {"mlp_accuracy"}
+    with pytest.raises(InvalidData, match="no row names click-dialog or click-widget, expected labels for stage 1"):
+        train(path, tmp_path / "out", stages=(1,), arms=("click-dialog", "click-widget"))
+
+
 def test_every_block_may_get_a_head_of_its_own(tmp_path: Path) -> None:
     path = data(tmp_path / "d.jsonl")
     plain = train(path, tmp_path / "out", stages=(1, 2))
