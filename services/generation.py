@@ -22,6 +22,11 @@ class Generation:
         """Milliseconds since it was asked for."""
         return (time.perf_counter() - self._began) * 1000
 
+    async def begun(self) -> None:
+        """Wait for the first piece. Raises what hinders it."""
+        await asyncio.wait([self._first])
+        self._first.result()
+
     async def __aiter__(self) -> AsyncGenerator[Delta, None]:
         first = await self._first
         if first is not None:

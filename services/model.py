@@ -110,6 +110,7 @@ class ModelReplica:
             answer_ms=self._answering.ms,
             encode_ms=self._encoding.ms,
             page_in_ms=self._cache.page_in_ms,
+            broken=self._cache.broken,
         )
 
     async def load(self, name: str, source: str, fingerprint: str = "") -> Adapter:

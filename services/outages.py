@@ -1,11 +1,13 @@
 """Adapters whose files are gone, or changed behind our back: their arms are suspended until the files are back."""
 
 import asyncio
+import contextlib
 import logging
 import time
 
 from cluster.connection import UNAVAILABLE
 from cluster.events import ArmRemoved
+from cluster.roster import UnknownArm
 from cluster.store import Store
 from services.adapters.metadata import AdapterLost, InvalidAdapter
 from services.arms import announce
@@ -24,11 +26,13 @@ class Outages:
         self._again_s = again_s
 
     async def suspend(self, lost: AdapterLost) -> None:
-        """No request is routed to the adapter's arms from now on; what they learned stays."""
-        roster = await self._store.roster()
-        for arm in [arm for arm, record in roster.items() if record.serves == lost.adapter and record.is_there]:
-            log.warning("%s is suspended: %s", arm, lost)
-            await self._store.change_arm(ArmRemoved(time=time.time(), arm=arm, absent=True, reason=str(lost)))
+        """No request is routed to the arms of this version from now on; what they learned stays."""
+        version = lost.adapter, lost.fingerprint
+        for arm, record in (await self._store.roster()).items():
+            if (record.serves, record.adapter_hash) == version and record.is_there:
+                log.warning("%s is suspended: %s", arm, lost)
+                with contextlib.suppress(UnknownArm):  # it was renamed meanwhile: the next request will find it
+                    await self._store.change_arm(ArmRemoved(time=time.time(), arm=arm, absent=True, reason=str(lost)))
 
     async def step(self) -> list[str]:
         """Look for what is back: the adapters whose arms serve again."""

@@ -62,6 +62,16 @@ class Placement:
         """Count on a replica no longer: it died, or gave no answer."""
         self._known.pop(replica, None)
 
+    def lacks(self, replica: str, key: str) -> None:
+        """A replica could not load an adapter: it is not asked for that again until a report says that it may be."""
+        if known := self._known.get(replica):
+            known.report = known.report._replace(broken=(*known.report.broken, key))
+
+    def able(self, needed: Collection[str], besides: Collection[str] = ()) -> list[str]:
+        """The replicas, but for those in `besides`, of which nobody knows that they cannot load what is needed."""
+        names = [name for name in self.replicas if name not in besides]
+        return [name for name in names if not set(self._known[name].report.broken) & set(needed)]
+
     def all(self, reports: Collection[Report]) -> None:
         """Take over reports of all replicas that there are."""
         for gone in self._known.keys() - {report.replica for report in reports}:
@@ -83,7 +93,8 @@ class Placement:
     ) -> dict[str, Place]:
         """For arms with the content hashes that they need: page-ins + queue + encoding again, at the best replica.
 
-        Replicas named in `besides` are not taken. An arm costs nothing at "" while no replica is known.
+        Replicas named in `besides` are not taken; one that could not load what an arm needs is, where none could. An
+        arm costs nothing at "" while no replica is known.
         """
         candidates = [name for name in self.replicas if name not in besides]
         if not candidates:
@@ -108,7 +119,8 @@ class Placement:
                 del self._sent[replica]  # names of replicas come and go
 
     def _places(self, needed: Collection[str], fixed: Mapping[str, float]) -> list[Place]:
-        return [Place(name, ms + self._fetching_ms(name, needed)) for name, ms in fixed.items()]
+        names = [name for name in self.able(needed) if name in fixed] or list(fixed)
+        return [Place(name, fixed[name] + self._fetching_ms(name, needed)) for name in names]
 
     def _fetching_ms(self, replica: str, needed: Collection[str]) -> float:
         """Page-ins follow each other; one that is under way is half over, on average."""

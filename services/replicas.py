@@ -13,7 +13,8 @@ _RECENT: Final = 32
 class Report(NamedTuple):
     """A replica's state when it sent this, `number`-th of its reports. Adapters go by content hash.
 
-    resident: adapters that serve without a page-in.  arriving: those on their way.  busy: requests being answered or
+    resident: adapters that serve without a page-in.  arriving: those on their way.  broken: those that could not be
+    loaded in the last seconds.  busy: requests being answered or
     waiting.  slots: requests answered together.  Milliseconds are medians of the latest, 0 before the first: of an
     answer, of an encoding, of a page-in.
     """
@@ -27,6 +28,7 @@ class Report(NamedTuple):
     answer_ms: float = 0.0
     encode_ms: float = 0.0
     page_in_ms: float = 0.0
+    broken: tuple[str, ...] = ()
 
 
 class Encoded(NamedTuple):

@@ -23,7 +23,7 @@ from services.arms import Arms
 from services.configuration import policy_config
 from services.edge.tracing import tracer
 from services.engine.base import Delta, Gate, Prompt, Sampling
-from services.episodes import NoArm
+from services.episodes import NoArm, OtherCoordinates
 from services.generation import Generation
 from services.journal import Journal
 from services.model import Model
@@ -219,6 +219,23 @@ class Router:
                 span.set_attributes({"pointsman.decision": routed.decision.id, "pointsman.arm": routed.decision.arm})
                 return routed
 
+    async def serve(self, call: Call) -> tuple[Routed, AsyncGenerator[Delta, None]]:
+        """Route a request, and begin to answer it: see `route` and `answer`.
+
+        Where an adapter's files turn out to be gone, the decision is cancelled and another one taken without it.
+        """
+        lost: AdapterLost | None = None
+        while True:
+            try:
+                routed = await self.route(call)
+                return routed, await self.answer(routed)
+            except AdapterLost as error:
+                lost, call = error, self._without(call, error)
+            except (NoArm, OtherCoordinates):
+                if lost:
+                    raise lost from None  # all else that may serve
+                raise
+
     async def consider(self, call: Call) -> Considered:
         """What the policy would choose. Raises InvalidPrompt, NoArm, OtherCoordinates. Nothing is logged."""
         encoded = await self._encode(call.prompt)
@@ -330,9 +347,13 @@ class Router:
         return [adapter.name for adapter in self.arms.registry if adapter.fingerprint in hashes]
 
     async def answer(self, routed: Routed) -> AsyncGenerator[Delta, None]:
-        """The answer, piece by piece; its completion or cancellation is logged, even if nobody reads a piece of it."""
+        """The answer, piece by piece; its completion or cancellation is logged, even if nobody reads a piece of it.
+
+        Where an adapter has to be fetched, this waits for the first piece. Raises what hinders that.
+        """
         deltas = self._answer(routed)
         await anext(deltas)  # only a generator that has started is told when it is given up
+        await anext(deltas)
         return deltas
 
     def _adapters(self, names: Collection[str]) -> dict[str, Adapter]:
@@ -350,6 +371,9 @@ class Router:
         try:
             yield Delta("")
             generation = generation or self._begin(routed)
+            if not routed.info.resident:
+                await generation.begun()
+            yield Delta("")
             async for delta in generation:
                 ended += [delta] if delta.finish_reason else []
                 yield delta
@@ -393,11 +417,28 @@ class Router:
                     raise
                 self.resent += 1
             except AdapterLost as error:
+                self.placement.lacks(at, error.fingerprint)
                 lost.append(at)
-                if set(self.placement.replicas) <= set(lost) or len(lost) == _TRIES:
-                    await self._suspend(error)
+                others = set(self.placement.replicas) - set(lost)
+                if not others or len(lost) == _TRIES:
+                    if not self.placement.able(needed, besides=lost):
+                        await self._suspend(error)
                     raise
                 self.resent += 1
+
+    def _without(self, call: Call, lost: AdapterLost) -> Call:
+        """The request for those of its arms that are left, also by a newer version. Raises the loss if none is."""
+        arms, registry, name = self.arms, self.arms.registry, lost.adapter
+        gone = name in registry and registry[name].fingerprint == lost.fingerprint
+
+        def left(names: Collection[str]) -> tuple[str, ...]:
+            there = [arm for arm in map(arms.current, names) if arm in arms]
+            return tuple(arm for arm in there if not (gone and name in arms.gates(arm)))
+
+        eligible = left(call.eligible)
+        if not eligible:
+            raise lost
+        return replace(call, eligible=eligible, members=left(call.members), is_retry=False)
 
     async def _suspend(self, lost: AdapterLost) -> None:
         try:

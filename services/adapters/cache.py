@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Final, Generic
+from typing import Final, Generic, NamedTuple
 
 from policies.caching import ResidencyPolicy
 from services.adapters.cache_view import CacheView, Counts, Quantiles, view_of
@@ -24,6 +24,8 @@ from services.adapters.tiers import B, DeviceTier
 
 _PASSES: Final = 64
 """Requests that may go first, as all they need is resident, while the first in line waits for room."""
+_AVOIDED_S: Final = 10.0
+"""How long others are asked first for what could not be loaded; then it is worth another try."""
 
 
 @dataclass(eq=False)
@@ -35,6 +37,13 @@ class _Ticket:
     held: set[str] = field(default_factory=set)
     waits: set[str] = field(default_factory=set)
     passed: int = 0
+
+
+class _Fault(NamedTuple):
+    """Why an adapter could not be loaded, and when, by the cache's clock."""
+
+    why: str
+    time: float
 
 
 class _Abandoned(Exception):
@@ -66,7 +75,7 @@ class AdapterCache(Generic[B]):
         self._queue: list[_Ticket] = []  # in order of arrival
         self._loading: list[_Ticket] = []
         self._held: Counter[str] = Counter()
-        self._broken: dict[str, str] = {}  # what could not be fetched, and why; only who asks for it has it tried again
+        self._broken: dict[str, _Fault] = {}  # only who asks for it has it tried again
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._disk = ThreadPoolExecutor(1, "adapter-disk")
         self._copies = ThreadPoolExecutor(1, "adapter-copy")
@@ -80,6 +89,12 @@ class AdapterCache(Generic[B]):
     def arriving(self) -> tuple[str, ...]:
         """Content hashes of the adapters that are on their way to the device."""
         return tuple(key for key in self._table if not self._table[key].ready)
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Content hashes of the adapters that could not be loaded lately."""
+        now = self._clock()
+        return tuple(key for key, fault in self._broken.items() if now - fault.time < _AVOIDED_S)
 
     @property
     def page_in_ms(self) -> float:
@@ -126,7 +141,7 @@ class AdapterCache(Generic[B]):
         self._current = there
         self._adapters |= {adapter.fingerprint: adapter for adapter in current}
         self._host.keep_only(there)
-        self._broken = {key: why for key, why in self._broken.items() if key in there}
+        self._broken = {key: fault for key, fault in self._broken.items() if key in there}
         self._table.kept = frozenset(kept) & there
         self._table.policy.plan([key for key in self._table.policy.target if key in there])
         self._left(self._table.outdate([key for key in self._table if key not in there]))
@@ -146,8 +161,8 @@ class AdapterCache(Generic[B]):
 
     def view(self) -> CacheView:
         """What is where, and what has happened so far; with what `check_integrity` finds now."""
-        waiting = len(self._queue) + len(self._loading)
-        view = view_of(self._table, self._host, self._adapters, self._counts, waiting, self._broken)
+        waiting, broken = len(self._queue) + len(self._loading), {key: why for key, (why, _) in self._broken.items()}
+        view = view_of(self._table, self._host, self._adapters, self._counts, waiting, broken)
         try:
             self.check_integrity()
         except RuntimeError as error:
@@ -288,7 +303,7 @@ class AdapterCache(Generic[B]):
     def _failed(self, key: str, error: Exception) -> None:
         self._table.drop(key, "failed")
         if key not in self._former:
-            self._broken[key] = str(error)
+            self._broken[key] = _Fault(str(error), self._clock())
         del self._held[key]
         name = self._adapters[key].name
         said = f"adapter {name!r} cannot be loaded: {error}"
@@ -296,7 +311,7 @@ class AdapterCache(Generic[B]):
         for ticket in [ticket for ticket in self._loading if key in ticket.held]:
             ticket.held.discard(key)
             self._loading.remove(ticket)
-            _fail(ticket, AdapterLost(said, name) if lost else AdapterUnavailable(said))
+            _fail(ticket, AdapterLost(said, name, key) if lost else AdapterUnavailable(said))
 
     def _left(self, keys: Iterable[str]) -> None:
         for key in keys:

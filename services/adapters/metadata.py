@@ -25,14 +25,15 @@ class AdapterUnavailable(RuntimeError):
 
 
 class AdapterLost(AdapterUnavailable):
-    """Its files are gone, or are not what was registered. Survives a process boundary with the adapter's name."""
+    """Its files are gone, or are not what was registered. Survives a process boundary, with name and content hash."""
 
-    def __init__(self, message: str, adapter: str) -> None:
+    def __init__(self, message: str, adapter: str, fingerprint: str) -> None:
         super().__init__(message)
         self.adapter = adapter
+        self.fingerprint = fingerprint
 
-    def __reduce__(self) -> tuple[type["AdapterLost"], tuple[str, str]]:
-        return AdapterLost, (str(self), self.adapter)
+    def __reduce__(self) -> tuple[type["AdapterLost"], tuple[str, str, str]]:
+        return AdapterLost, (str(self), self.adapter, self.fingerprint)
 
 
 def coordinates(directory: Path) -> dict[str, str]:

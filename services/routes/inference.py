@@ -80,8 +80,7 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
     )
     async def chat_completions(request: Request, chat: ChatRequest, caller: Caller = infers) -> Response:
         """Route and answer a chat (OpenAI chat completions, JSON or SSE)."""
-        routed = await router.route(await call(request, chat, caller))
-        deltas = await router.answer(routed)
+        routed, deltas = await router.serve(await call(request, chat, caller))
         if routed.fresh:
             metrics.decisions.labels(routed.decision.arm, str(routed.decision.explored).lower()).inc()
         if chat.stream:

@@ -49,6 +49,24 @@ def test_a_request_goes_where_its_adapter_is(placement: Placement) -> None:
     }
 
 
+def test_nobody_is_asked_for_what_it_could_not_load_where_another_may_have_it(
+    placement: Placement, clock: Clock
+) -> None:
+    placement.heard(report("one", broken=("hash a", "hash b")))
+    placement.heard(report("two", broken=("hash b",)))
+    arms = {"a": ["hash a"], "both": ["hash a", "hash b"], "base": []}
+    places = placement.places(arms, "one")
+    assert {arm: place.replica for arm, place in places.items()} == {"a": "two", "both": "one", "base": "one"}
+    assert placement.able(["hash a"]) == ["two"]
+    assert placement.places({"a": ["hash a"]}, "one", besides=["two"])["a"].replica == "one"
+    placement.lacks("two", "hash a")
+    assert placement.able(["hash a"]) == []
+    placement.heard(report("two", 2))
+    assert placement.able(["hash a", "hash b"]) == ["two"]
+    clock.now += 4
+    assert placement.able(["hash a"]) == []
+
+
 def test_unless_waiting_there_costs_more(placement: Placement) -> None:
     """Four requests share four slots: 80 ms an answer, more than a page-in and reading the screen again."""
     placement.heard(report("one", resident=("hash a",), busy=2))

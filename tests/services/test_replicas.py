@@ -19,10 +19,10 @@ from tests.services.world import World, chat, eventually
 
 
 class Pair:
-    """The Model protocol over two replicas in this process. A lost one fails whatever it does."""
+    """The Model protocol over two replicas in this process, or so many. A lost one fails whatever it does."""
 
-    def __init__(self, world: World) -> None:
-        self.engines = {name: FakeEngine() for name in ("one", "two")}
+    def __init__(self, world: World, *names: str) -> None:
+        self.engines = {name: FakeEngine() for name in names or ("one", "two")}
         self.caches_: dict[str, AdapterCache[Any]] = {
             name: make_cache(world.settings, engine) for name, engine in self.engines.items()
         }

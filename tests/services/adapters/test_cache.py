@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import random
 import threading
 import time
@@ -320,6 +321,21 @@ async def test_what_cannot_be_read_fails_those_who_need_it_and_nobody_else(
     await serve(cache, B)
     assert cache.view().broken == {}
     await running.end()
+
+
+async def test_what_could_not_be_read_is_worth_another_try_after_a_while(device: Device, shelf: Shelf) -> None:
+    now = 100.0
+    cache = AdapterCache(device, shelf.read, caching.create("lru"), host_bytes=1000, clock=lambda: now)
+    shelf.broken = {"b"}
+    with pytest.raises(AdapterLost) as told:
+        await serve(cache, B)
+    lost = copy.copy(told.value)
+    assert (str(lost), lost.adapter, lost.fingerprint) == (str(told.value), "b", B.fingerprint)
+    assert cache.broken == (B.fingerprint,)
+    now += 11
+    assert cache.broken == tuple[str]()
+    assert cache.view().broken == {"b": "b is broken"}
+    cache.close()
 
 
 async def test_more_than_there_is_room_for_is_refused_at_once(cache: AdapterCache[Blob]) -> None:
