@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from policies.training.collapse import Health, alarms
 from policies.training.stage import Round, Stage
@@ -45,7 +46,13 @@ def figures(health: Health) -> str:
 @contextmanager
 def bar(console: Console, title: str, total: int) -> Iterator[Callable[[int, str], Any]]:
     """A bar that is told how much is done, and a note."""
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+    columns = (
+        TextColumn("{task.description}", table_column=Column(min_width=len(title), no_wrap=True)),
+        BarColumn(bar_width=10, table_column=Column(min_width=10, no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(min_width=2 * len(str(total)) + 1, no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(min_width=7, no_wrap=True)),
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1)),  # on as many lines as it takes
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
         task = progress.add_task(title, total=total, note="")
         yield lambda done, text: progress.update(task, completed=done, note=text)
