@@ -1,6 +1,5 @@
 """Settings in, Serve application out: the Router at the edge, the Model behind it, the Learner beside it."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from cluster.settings import PLANNED, ModelSettings, Settings
 from policies.caching.epochs import Planner
 from policies.context import ContextMap
 from services.arms import Arms
+from services.background import Loops
 from services.configuration import (
     base_names,
     epoch_config,
@@ -179,17 +179,15 @@ class ModelDeployment(ModelReplica):
             engine.device.check(shelf.inspect(adapter))
         replica = serve.get_replica_context().replica_id.unique_id
         super().__init__(engine, cache, shelf, replica, model.max_batch)
-        loop, cache_settings = asyncio.get_running_loop(), settings.cache
         residency = ResidencyFollower(make_store(settings), cache, settings.router.refresh_s)
-        plans = PlanFollower(make_store(settings), cache, replica, cache_settings.plan_s)
-        self._following = [loop.create_task(residency.run()), loop.create_task(plans.run())]
+        plans = PlanFollower(make_store(settings), cache, replica, settings.cache.plan_s)
+        self._following = Loops()
+        self._following.start(residency.run(), plans.run())
 
     def check_health(self) -> None:
         """Serve replaces a replica whose engine has stopped, or that no longer follows what shall be resident."""
         super().check_health()
-        for task in self._following:
-            if task.done():
-                task.result()
+        self._following.check()
 
 
 class LearnerDeployment:
@@ -207,16 +205,14 @@ class LearnerDeployment:
             watching=watch_config(settings),
             sealing=sealing_config(settings),
         )
-        loop = asyncio.get_running_loop()
-        self._running = [loop.create_task(learner.run(make_registry(settings)))]
+        self._running = Loops()
+        self._running.start(learner.run(make_registry(settings)))
         if settings.cache.policy in PLANNED:
-            self._running.append(loop.create_task(make_plans(settings).run()))
+            self._running.start(make_plans(settings).run())
 
     def check_health(self) -> None:
         """Serve replaces a Learner that has ended, or whose plans have."""
-        for task in self._running:
-            if task.done():
-                task.result()
+        self._running.check()
 
 
 class RouterDeployment:

@@ -83,6 +83,10 @@ class Arms:
         """Content hashes of the adapters that are turned on."""
         return {name: self.registry[name].fingerprint for name in gates}
 
+    def named(self, fingerprints: Collection[str]) -> list[str]:
+        """The adapters whose content hashes are among these."""
+        return [adapter.name for adapter in self.registry if adapter.fingerprint in fingerprints]
+
     def coordinates(self, arm: str) -> str | None:
         """The convention of an arm's answers; None for a mixture, which has that of the adapters it draws."""
         return None if self.size(arm) else self.registry.coordinates(self._records[arm].serves)

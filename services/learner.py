@@ -19,6 +19,7 @@ from policies.context import ContextMap
 from policies.prior import LearningConfig
 from services import arms
 from services.adapters.registry import Registry
+from services.background import Loops
 from services.catalogue import register_found
 from services.learning.deferral import Deferral
 from services.learning.folding import Folding, Refold
@@ -268,13 +269,12 @@ class Learner:
             yield
             return
         sealer = Sealer(self._store, self._store.archive, self._folding, self._sealing, self._leads, self._clock)
-        running = asyncio.create_task(sealer.run())
+        loops = Loops()
+        loops.start(sealer.run())
         try:
             yield
         finally:
-            while not running.done():
-                running.cancel()  # more than once: on Python 3.11 the Redis client can swallow one
-                await asyncio.wait([running], timeout=0.1)
+            await loops.stop()
 
 
 def _end(archive: Archive, *, needed: bool) -> str:

@@ -2,32 +2,20 @@
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.settings import Settings
 from cluster.store import Store
 from policies.context import ContextMap
 from services.arms import Arms
 from services.configuration import make_modes, make_policy
-from services.modes import Modes
+from services.decider import Decider
 from services.snapshots import SnapshotFollower
-
-if TYPE_CHECKING:
-    from services.router import Router
 
 log = logging.getLogger(__name__)
 
 
-class Decider(NamedTuple):
-    """A trained router at work: contexts, and policies and beliefs in the space of these contexts and of no other."""
-
-    contexts: ContextMap
-    modes: Modes
-    snapshots: SnapshotFollower
-
-
 class Routers:
-    """Makes deciders, and changes a Router's when another trained router is active.
+    """Makes deciders: first that of the active router, and another one when another trained router is active.
 
     Beliefs are never carried from one space of contexts to another. The Learner folds the whole log again with the
     active router; until it is done a Router goes on with the one that it has.
@@ -54,30 +42,30 @@ class Routers:
             refresh_s=self._settings.router.refresh_s,
             mode=self._settings.router.mode,
         )
-        return Decider(contexts, make_modes(self._settings, policy, snapshots), snapshots)
+        return Decider(contexts, make_modes(self._settings, policy, snapshots), snapshots, self._arms)
 
-    async def start(self, router: "Router") -> None:
-        """Begin with the active router, and with what is believed in its contexts."""
+    async def start(self, decider: Decider) -> Decider:
+        """Begin with the active router, the decider's or another one, and with what is believed in its contexts."""
         contexts = await active(self._store, self.configured)
-        if contexts.fingerprint != router.contexts.fingerprint:
-            router.adopt(self.make(contexts))
-        await router.snapshots.start(contexts.fingerprint)
+        if contexts.fingerprint != decider.contexts.fingerprint:
+            decider = self.make(contexts)
+        await decider.snapshots.start(contexts.fingerprint)
+        return decider
 
-    async def switch(self, router: "Router") -> bool:
-        """Adopt the active router once all evidence is in its contexts; whether that was so now."""
+    async def successor(self, decider: Decider) -> Decider | None:
+        """The decider of the active router, if that is another one by now and all evidence is in its contexts."""
         wanted = await self._store.active_router() or self.configured.fingerprint
-        if wanted == router.contexts.fingerprint:
-            return False
+        if wanted == decider.contexts.fingerprint:
+            return None
         state = await self._store.learner_state()
         if state.router != wanted or state.rebuilding:
-            return False
+            return None
         made = await asyncio.to_thread(self.make, await active(self._store, self.configured))
         await made.snapshots.start(made.contexts.fingerprint)
         if not made.snapshots.version:  # it has been changed again
-            return False
-        router.adopt(made)
+            return None
         log.info("deciding with router %s", made.contexts.fingerprint)
-        return True
+        return made
 
 
 async def active(store: Store, configured: ContextMap) -> ContextMap:

@@ -134,7 +134,7 @@ def _serving(engine: RoutedEngine, settings: Settings) -> Iterator[str]:
     store = make_store(settings)
     learner = Learner(
         store,
-        router.contexts,
+        router.decider.contexts,
         learning_config(settings),
         feedback_rules(settings),
         watching=watch_config(settings),

@@ -7,11 +7,11 @@ from pydantic import BaseModel
 
 from cluster.events import CUSTOM, ArmScore, Decision
 from cluster.store import StoredDecision
-from policies.base import Context
+from policies.base import Choice, Context
+from services.decider import Decider
 from services.insight.inspection import DecisionView
 from services.offers import offers
-from services.reasons import arm_scores
-from services.router import Router
+from services.record import arm_scores
 from services.schemas import Explanation
 
 _NEAREST = 5
@@ -32,19 +32,37 @@ class DecisionExplanation(BaseModel):
     now: Explanation | None
 
 
-def explain(router: Router, stored: StoredDecision) -> DecisionExplanation:
-    """The explanation of a decision, by the arms and beliefs of this Router's version for what would be done now."""
+def explain(decider: Decider, stored: StoredDecision) -> DecisionExplanation:
+    """The explanation of a decision, by the arms and beliefs of this decider for what would be done now."""
     decision = stored.decision
-    known = len(decision.features) == 2 * router.contexts.input_dimension
+    known = len(decision.features) == 2 * decider.contexts.input_dimension
     h = np.frombuffer(decision.features, np.float16)
-    context = router.contexts.map(h)._replace(task=decision.task) if known else None
+    context = decider.contexts.map(h)._replace(task=decision.task) if known else None
     return DecisionExplanation(
-        reason=reason(decision, router.policy.config.episode_margin),
+        reason=reason(decision, decider.policy.config.episode_margin),
         outcome=outcome(stored),
         stored=DecisionView.of(stored),
-        names={arm: now for arm in decision.eligible if (now := router.arms.current(arm)) != arm},
-        nearest=router.contexts.supervision.nearest(context.x, _NEAREST) if context else [],
-        now=_now(router, decision, context) if context else None,
+        names={arm: now for arm in decision.eligible if (now := decider.arms.current(arm)) != arm},
+        nearest=decider.contexts.supervision.nearest(context.x, _NEAREST) if context else [],
+        now=_now(decider, decision, context) if context else None,
+    )
+
+
+def explanation_of(
+    choice: Choice, context: Context, *, gates: dict[str, float], policy: str, version: int, resident: list[str]
+) -> Explanation:
+    """What is told of a choice, with all its arms by score; `version` is that of the beliefs."""
+    return Explanation(
+        arm=choice.arm,
+        gates=gates,
+        propensity=choice.propensity,
+        propensity_error=choice.error,
+        explored=choice.explored,
+        supervised=choice.supervised,
+        policy=policy,
+        policy_version=version,
+        resident=resident,
+        arms=arm_scores(choice, context, len(choice.arms)),
     )
 
 
@@ -88,32 +106,28 @@ def _score(one: ArmScore) -> str:
     return f"{one.score:.3f} (mean {one.mean:.3f}, width {one.width:.3f}, cost {one.cost_ms:.0f} ms)"
 
 
-def _now(router: Router, decision: Decision, context: Context) -> Explanation | None:
+def _now(decider: Decider, decision: Decision, context: Context) -> Explanation | None:
     """What the policy would choose now among the same arms at the same costs, for a request by itself.
 
     Mixtures draw from all adapters that are routed to.
     """
-    names = dict.fromkeys(router.arms.current(arm) for arm in decision.eligible)
-    there = tuple(arm for arm in names if arm in router.arms)
-    eligible = tuple(arm for arm in there if arm in router.arms.routed) or there
-    offered = offers(eligible, router.arms, context.gates, router.arms.mixable(router.arms.names))
+    names = dict.fromkeys(decider.arms.current(arm) for arm in decision.eligible)
+    there = tuple(arm for arm in names if arm in decider.arms)
+    eligible = tuple(arm for arm in there if arm in decider.arms.routed) or there
+    offered = offers(eligible, decider.arms, context.gates, decider.arms.mixable(decider.arms.names))
     if not offered:
         return None
-    named = router.policy.posterior.named(context)
-    choice = router.policy.decide(named, eligible=tuple(offered), costs=_costs(router, decision), seed=decision.id)
-    return Explanation(
-        arm=choice.arm,
+    named = decider.policy.posterior.named(context)
+    choice = decider.policy.decide(named, eligible=tuple(offered), costs=_costs(decider, decision), seed=decision.id)
+    return explanation_of(
+        choice,
+        named,
         gates=offered[choice.arm].gates,
-        propensity=choice.propensity,
-        propensity_error=choice.error,
-        explored=choice.explored,
-        supervised=choice.supervised,
-        policy=router.policy.name,
-        policy_version=router.snapshots.version,
+        policy=decider.policy.name,
+        version=decider.snapshots.version,
         resident=decision.resident,
-        arms=arm_scores(choice, named, len(choice.arms)),
     )
 
 
-def _costs(router: Router, decision: Decision) -> Mapping[str, float]:
-    return {router.arms.current(arm): cost for arm, cost in zip(decision.eligible, decision.costs, strict=False)}
+def _costs(decider: Decider, decision: Decision) -> Mapping[str, float]:
+    return {decider.arms.current(arm): cost for arm, cost in zip(decision.eligible, decision.costs, strict=False)}

@@ -14,6 +14,7 @@ from cluster.store import Observation, StoredDecision
 from policies.checks import Array
 from policies.evidence import ArmStatistics
 from services.adapters.shelf import Adapter
+from services.decider import Decider
 from services.insight import answers
 from services.insight.answers import Answers
 from services.learning.watch import scores
@@ -160,10 +161,11 @@ class AdapterView(BaseModel):
 async def bandit(router: Router, recent: Sequence[StoredDecision] | None = None) -> BanditView:
     """Everything about the bandit; averages are over `recent`, by default the latest decisions in the store."""
     recent = await router.store.decisions(_RECENT) if recent is None else recent
-    state, behind = await router.store.learner_state(), await router.snapshots.behind()
+    decider = router.decider
+    state, behind = await router.store.learner_state(), await decider.snapshots.behind()
     resident = set(recent[0].decision.resident) if recent else set(router.arms.registry.paths)
-    posterior = router.snapshots.posterior
-    X, served = _contexts(router, recent)
+    posterior = decider.snapshots.posterior
+    X, served = _contexts(decider, recent)
     means, widths = posterior.means(X), posterior.widths(X)
     views = [
         _arm(
@@ -177,26 +179,26 @@ async def bandit(router: Router, recent: Sequence[StoredDecision] | None = None)
         for row, arm in enumerate(posterior.arms)
     ]
     return BanditView(
-        policy=router.policy.name,
-        policy_version=router.snapshots.version,
-        mode=router.modes.mode,
-        router=router.contexts.fingerprint,
+        policy=decider.policy.name,
+        policy_version=decider.snapshots.version,
+        mode=decider.modes.mode,
+        router=decider.contexts.fingerprint,
         contexts=len(X),
         learner_age_s=max(0.0, time.time() - state.alive) if state.alive else None,
         behind_events=behind.events,
         behind_s=behind.age_s,
         warnings=answers.warnings({arm: posterior.statistics(arm) for arm in posterior.arms}),
-        guard=guard(router),
+        guard=guard(decider),
         policies=[
-            PolicyView(policy=name, **score._asdict()) for name, score in scores(router.snapshots.watched).items()
+            PolicyView(policy=name, **score._asdict()) for name, score in scores(decider.snapshots.watched).items()
         ],
         arms=views,
     )
 
 
-def guard(router: Router) -> GuardView | None:
+def guard(decider: Decider) -> GuardView | None:
     """What the guard has found, as of the last snapshot."""
-    found = router.snapshots.guard
+    found = decider.snapshots.guard
     return GuardView(**found._asdict()) if found else None
 
 
@@ -209,13 +211,13 @@ def _average(means: Array, widths: Array) -> _Average:
     return _Average(float(means.mean()), float(widths.mean())) if len(means) else _Average()
 
 
-def _contexts(router: Router, recent: Sequence[StoredDecision]) -> tuple[Array, np.ndarray[Any, np.dtype[np.str_]]]:
+def _contexts(decider: Decider, recent: Sequence[StoredDecision]) -> tuple[Array, np.ndarray[Any, np.dtype[np.str_]]]:
     """Contexts [n,d] of decisions, and the names of now of the arms that served them."""
-    size = 2 * router.contexts.input_dimension
+    size = 2 * decider.contexts.input_dimension
     decisions = [stored.decision for stored in recent if len(stored.decision.features) == size]
-    served = np.array([router.arms.current(decision.arm) for decision in decisions], dtype=np.str_)
+    served = np.array([decider.arms.current(decision.arm) for decision in decisions], dtype=np.str_)
     features = [np.frombuffer(decision.features, np.float16) for decision in decisions]
-    X = router.contexts.map_batch(np.stack(features))[0] if features else np.zeros((0, router.contexts.dimension))
+    X = decider.contexts.map_batch(np.stack(features))[0] if features else np.zeros((0, decider.contexts.dimension))
     return X, served
 
 

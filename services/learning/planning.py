@@ -19,7 +19,8 @@ from policies.caching.plan import Stock
 from policies.context import ContextMap
 from services.adapters.tiers import pages_of
 from services.arms import Arms
-from services.switching import Decider, Routers, active
+from services.decider import Decider
+from services.switching import Routers, active
 
 log = logging.getLogger(__name__)
 _RETRY_S = 1.0

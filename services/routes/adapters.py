@@ -57,7 +57,7 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
 
     async def followed(adapter: Adapter) -> AdapterView:
         """Once this Router knows of the change; others do within `router.refresh_s`."""
-        await router.snapshots.refresh()
+        await router.decider.snapshots.refresh()
         return AdapterView.of(adapter, router.arms.lost.get(adapter.name))
 
     @app.get("/v1/adapters", tags=["adapters"], dependencies=[inspects])

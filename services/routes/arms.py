@@ -84,7 +84,7 @@ def _event(router: Router, arm: str, verb: Verb, body: Change) -> ArmEvent:
 
 def check_like(router: Router, like: list[str]) -> list[str]:
     """Arms that the trained router knows. Raises ApiError 404 for one that it does not."""
-    trained = router.contexts.statistics.arms
+    trained = router.decider.contexts.statistics.arms
     for arm in like:
         if arm not in trained:
             message = f"like: {arm!r} is unknown to the trained router, expected some of {', '.join(trained[:20])}"

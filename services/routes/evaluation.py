@@ -24,7 +24,7 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
     @app.post("/v1/evaluate", tags=["inspection"], dependencies=[inspects])
     async def evaluate(body: EvaluationBody) -> list[evaluation.PolicyEvaluation]:
         """What each policy's own choices would have earned on the log, by IPS, SNIPS, DR and replay."""
-        return await evaluation.evaluate_apart(settings, router.contexts, body.policies, body.level)
+        return await evaluation.evaluate_apart(settings, router.decider.contexts, body.policies, body.level)
 
     @app.get("/v1/export", tags=["inspection"], dependencies=[inspects], response_class=StreamingResponse)
     async def export_log() -> StreamingResponse:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.events import CUSTOM
 from cluster.settings import Settings
+from services.call import Call
 from services.edge import sse
 from services.edge.answers import ChatCompletion
 from services.edge.auth import Caller, needs
@@ -17,8 +18,8 @@ from services.edge.errors import ApiError, invalid
 from services.edge.metrics import Metrics
 from services.edge.model_names import ModelNames
 from services.edge.sampling import sampling_of
-from services.reasons import arm_scores
-from services.router import Call, Router
+from services.insight.explanation import explanation_of
+from services.router import Router
 from services.schemas import ChatRequest, Explanation, Identifier, ModelCard, ModelList
 
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
@@ -94,18 +95,13 @@ def add(app: FastAPI, router: Router, settings: Settings, metrics: Metrics) -> N
         """Explain what would be decided for a chat, without generating and without logging."""
         asked = await call(request, chat, caller)
         considered = await router.consider(asked)
-        choice = considered.choice
-        return Explanation(
-            arm=choice.arm,
+        return explanation_of(
+            considered.choice,
+            considered.context,
             gates=considered.offer.gates,
-            propensity=choice.propensity,
-            propensity_error=choice.error,
-            explored=choice.explored,
-            supervised=choice.supervised,
             policy=considered.policy,
-            policy_version=router.snapshots.version,
-            resident=router.resident(),
-            arms=arm_scores(choice, considered.context, len(choice.arms)),
+            version=considered.version,
+            resident=considered.resident,
         )
 
     @app.get("/v1/models", tags=["inference"])

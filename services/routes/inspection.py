@@ -32,7 +32,7 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
     async def bandit_verify(whole: bool = False) -> verification.Verification:
         """Fold the log from the last checkpoint, or from its beginning, and compare with the posterior in use."""
         try:
-            return await verification.verify_apart(settings, router.contexts, whole=whole)
+            return await verification.verify_apart(settings, router.decider.contexts, whole=whole)
         except verification.NotComparable as error:
             raise ApiError(409, str(error), code="not_comparable", retry_after_s=10) from None
 
@@ -63,7 +63,7 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
     @app.get("/v1/decisions/{decision_id}/explain", tags=["inspection"])
     async def explain(decision_id: str, caller: Caller = inspects) -> DecisionExplanation:
         """Why the decision was taken, what would be decided now, and what became of it."""
-        return explanation.explain(router, await stored(decision_id, caller))
+        return explanation.explain(router.decider, await stored(decision_id, caller))
 
     @app.get("/v1/episodes/{episode_id}", tags=["inspection"])
     async def episode(episode_id: str, caller: Caller = inspects) -> list[inspection.DecisionView]:

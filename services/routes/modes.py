@@ -37,7 +37,10 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
     async def view() -> ModeView:
         chosen = await router.store.mode() or settings.router.mode
         return ModeView(
-            chosen=chosen, mode=router.modes.mode, policy=router.policy.name, guard=inspection.guard(router)
+            chosen=chosen,
+            mode=router.decider.modes.mode,
+            policy=router.decider.policy.name,
+            guard=inspection.guard(router.decider),
         )
 
     @app.get("/v1/mode", tags=["operations"], dependencies=[inspects])
@@ -49,7 +52,7 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
     async def set_mode(body: ModeBody, caller: Caller = operates) -> ModeView:
         """Serve online, in shadow or frozen. Every Router follows within `router.refresh_s`, this one at once."""
         await router.store.set_mode(ModeChanged(time=time.time(), mode=body.mode, by=caller.name))
-        await router.snapshots.follow_mode()
+        await router.decider.snapshots.follow_mode()
         return await view()
 
     @app.post("/v1/guard/reset", tags=["operations"])

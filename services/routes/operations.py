@@ -77,16 +77,16 @@ async def exposition(router: Router, metrics: Metrics) -> bytes:
         away = True
     metrics.store_away.set(away)
     metrics.kept.set(router.journal.size)
-    metrics.sent_again(router.resent)
-    metrics.version.set(router.snapshots.version)
-    posterior = router.snapshots.posterior
+    metrics.sent_again(router.dispatcher.resent)
+    metrics.version.set(router.decider.snapshots.version)
+    posterior = router.decider.snapshots.posterior
     metrics.arms({arm: posterior.statistics(arm) for arm in posterior.arms})
-    metrics.guard(router.snapshots.guard)
+    metrics.guard(router.decider.snapshots.guard)
     return metrics.render()
 
 
 async def _ask_store(router: Router, metrics: Metrics) -> None:
-    behind, alarms = await router.snapshots.behind(), await router.store.alarms()
+    behind, alarms = await router.decider.snapshots.behind(), await router.store.alarms()
     metrics.behind_events.set(behind.events)
     metrics.behind_seconds.set(behind.age_s)
     metrics.sealing_failed.set(ALARM in alarms)
@@ -104,8 +104,8 @@ async def _caches(router: Router) -> bytes:
 
 
 def _guard_alarm(router: Router) -> dict[str, str]:
-    guard = router.snapshots.guard
+    guard = router.decider.snapshots.guard
     if guard is None or guard.alarm is None:
         return {}
-    serves = "the supervised policy serves" if router.modes.mode == "fallback" else "it goes on serving"
+    serves = "the supervised policy serves" if router.decider.modes.mode == "fallback" else "it goes on serving"
     return {"guard": f"the policy was found worse than the supervised one at unit {guard.alarm}: {serves}"}

@@ -74,7 +74,7 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
         if configured.fingerprint not in [record.router for record in records]:
             records.insert(0, _of_settings(configured))
         wanted, earlier = await serving(), await router.store.router_history()
-        here = router.contexts.fingerprint
+        here = router.decider.contexts.fingerprint
 
         def state(name: str) -> State:
             if name == wanted:
@@ -161,7 +161,7 @@ def _parsed(body: RouterBody) -> ContextMap:
 
 def _check(contexts: ContextMap, router: Router, settings: Settings) -> None:
     """Refuse a router of other features, of adapters that are not there, or without what the policy needs."""
-    size, blocks = router.contexts.input_dimension, settings.model.encode_blocks
+    size, blocks = router.decider.contexts.input_dimension, settings.model.encode_blocks
     if contexts.input_dimension != size:
         raise invalid(
             "document", f"input_dimension {contexts.input_dimension}, expected {size} as the model's features"

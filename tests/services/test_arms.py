@@ -12,11 +12,11 @@ from policies.context import ContextMap
 from policies.evidence import ArmStatistics
 from services.adapters.registry import Registry
 from services.arms import register
+from services.call import Call
 from services.configuration import learning_config
 from services.engine.base import Message, Part, Prompt, Sampling
 from services.learner import Learner
 from services.learning.verification import verify
-from services.router import Call
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES
 from tests.services.test_replay import replayed

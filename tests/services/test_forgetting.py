@@ -247,7 +247,7 @@ async def test_beliefs_that_were_frozen_and_drifts_forget_too(world: World) -> N
     await take_over(world)
     await world.fold()
     kept = ArmStatistics.from_bytes((await world.store.changes()).blobs[FROZEN + "inbox"])
-    assert (kept.pulls, world.router.snapshots.posterior.statistics("inbox").pulls) == (0, 0)
+    assert (kept.pulls, world.router.decider.snapshots.posterior.statistics("inbox").pulls) == (0, 0)
     assert not any(isinstance(event, DriftFound) for event in await world.events())
     assert (await verify(world.store, folding(world), whole=True)).ok
 

@@ -41,7 +41,7 @@ class TestJson:
         assert (routing["arm"], routing["gates"], routing["supervised"]) == ("calendar", {"calendar": 1.0}, "calendar")
         assert (routing["policy"], routing["propensity"], routing["explored"]) == ("linucb", 1.0, False)
         assert (routing["resident"], routing["durable"]) == (True, True)
-        assert routing["policy_version"] == world.router.snapshots.version > 0
+        assert routing["policy_version"] == world.router.decider.snapshots.version > 0
 
     @pytest.mark.parametrize("body", [{}, {"n": 2}, {"logprobs": True, "top_logprobs": 2}])
     async def test_an_answer_is_what_the_schema_says(self, world: World, body: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ class TestJson:
             "arm": "calendar",
             "gates": "calendar=1",
             "policy": "linucb",
-            "policy-version": str(world.router.snapshots.version),
+            "policy-version": str(world.router.decider.snapshots.version),
             "propensity": "1.0",
             "explored": "false",
             "resident": "true",
@@ -259,7 +259,7 @@ class TestRoute:
         response = await world.post("/v1/route", chat("open the inbox"))
         explained = response.json()
         assert (explained["arm"], explained["supervised"], explained["propensity"]) == ("inbox", "inbox", 1.0)
-        assert explained["policy_version"] == world.router.snapshots.version
+        assert explained["policy_version"] == world.router.decider.snapshots.version
         assert sorted(explained["resident"]) == sorted(FAMILIES)
         scores = [arm["score"] for arm in explained["arms"]]
         assert scores == sorted(scores, reverse=True)
@@ -319,7 +319,7 @@ class TestOperations:
         assert 'pointsman_requests_total{route="/v1/chat/completions",status="200"} 1.0' in text
         assert 'pointsman_requests_total{route="/v1/decisions/{decision_id}",status="404"} 1.0' in text
         assert 'pointsman_request_seconds_count{route="/v1/feedback"} 1.0' in text
-        assert re.search(rf"pointsman_policy_version {world.router.snapshots.version}\.0", text)
+        assert re.search(rf"pointsman_policy_version {world.router.decider.snapshots.version}\.0", text)
 
     async def test_the_reference_lists_the_routes(self, world: World) -> None:
         paths = (await world.get("/openapi.json"))["paths"]

@@ -144,7 +144,7 @@ class TestLearning:
             means = {arm["arm"]: arm["mean"] for arm in explained["arms"]}
             assert means["soft"] == pytest.approx(0.9, abs=0.1)
             assert means["top2"] == pytest.approx(world.settings.learner.new_arm_mean, abs=0.1)
-            posterior = world.router.snapshots.posterior
+            posterior = world.router.decider.snapshots.posterior
             new = dict(zip(posterior.arms, posterior.burning_in(20).tolist(), strict=True))
             assert new == {**dict.fromkeys(["base", *FAMILIES, "soft"], False), "top2": True}
 

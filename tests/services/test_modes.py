@@ -66,7 +66,10 @@ async def test_frozen_beliefs_do_not_move_and_nothing_is_lost(world: World) -> N
     await world.fold()
     await set_mode(world, "frozen")
     await world.fold()
-    posterior, x = world.router.snapshots.posterior, world.contexts.map([0.5] * world.contexts.input_dimension).x
+    posterior, x = (
+        world.router.decider.snapshots.posterior,
+        world.contexts.map([0.5] * world.contexts.input_dimension).x,
+    )
     means, widths = posterior.means(x).tolist(), posterior.widths(x).tolist()
     answer = await world.ask("open the inbox")
     await world.say({"decision_id": answer["id"], "reward": 0})
@@ -104,7 +107,7 @@ async def test_a_deployment_that_begins_frozen_decides_on_the_supervised_data(ma
     await world.fold()
     taken = await decided(world)
     assert (taken["mode"], taken["basis"]["frozen"]) == ("frozen", True)
-    assert world.router.snapshots.posterior.statistics("inbox").pulls == 0
+    assert world.router.decider.snapshots.posterior.statistics("inbox").pulls == 0
 
 
 async def test_a_frozen_arm_keeps_its_beliefs_under_another_name(world: World) -> None:
@@ -132,7 +135,7 @@ async def test_a_router_that_starts_while_it_is_frozen_has_the_frozen_beliefs(ma
     await world.ask("open the inbox")
     await world.fold()
     newer = await make_world()
-    assert newer.router.snapshots.posterior.statistics("inbox").pulls == 1
+    assert newer.router.decider.snapshots.posterior.statistics("inbox").pulls == 1
     assert (await newer.get("/v1/mode"))["mode"] == "frozen"
 
 

@@ -38,11 +38,11 @@ def lose(world: World, shelf: Path) -> Path:
     return Path(shutil.move(shelf / "inbox", shelf.parent / "kept"))
 
 
-def _believe_resident(world: World) -> None:
-    placement, router = world.router.placement, world.router
-    hashes = frozenset(adapter.fingerprint for adapter in world.registry)
-    router.resident = lambda: [a.name for a in router.arms.registry if a.fingerprint in hashes]  # type: ignore[method-assign]
-    assert placement.replicas
+async def believe_resident(world: World) -> None:
+    """Let the Router think that every adapter is on the device: what the replica says of itself comes too late."""
+    (report,) = await world.router.model.look()
+    everything = tuple(adapter.fingerprint for adapter in world.registry)
+    world.router.placement.heard(report._replace(number=report.number + 1000, resident=everything))
 
 
 async def record(world: World, arm: str = "inbox") -> Any:
@@ -230,7 +230,7 @@ async def test_a_retry_is_served_by_another_arm(world: World, shelf: Path) -> No
 async def test_a_stream_that_has_begun_is_told_why(world: World, shelf: Path) -> None:
     """The Router has not heard yet that the adapter has left the device."""
     lose(world, shelf)
-    _believe_resident(world)
+    await believe_resident(world)
     text = (await world.post(CHAT, chat("open the inbox", stream=True))).text
     assert '"code": "adapter_unavailable"' in text
     assert "[DONE]" not in text
@@ -359,7 +359,7 @@ async def test_a_replica_that_has_the_files_serves_for_one_that_has_not(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = Pair(world)
-    world.router.model = pair
+    world.serve_with(pair)
     world.router.placement.all(await pair.look())
 
     def gone(_: object) -> object:
@@ -378,7 +378,7 @@ async def test_a_replica_that_has_the_files_serves_for_one_that_has_not(
     assert {v["replica"]: set(v["broken"]) for v in await world.get("/v1/cache")}[without] == {"inbox"}
     for _ in range(3):
         assert (await world.ask("open the inbox"))["routing"]["arm"] == "inbox"
-    assert world.router.resent == 1
+    assert world.router.dispatcher.resent == 1
     for cache in pair.caches_.values():
         cache.close()
 
@@ -388,7 +388,7 @@ async def test_no_arm_is_suspended_as_long_as_one_of_many_replicas_may_have_the_
 ) -> None:
     """A request is sent to three replicas at most; later ones begin with those that were not asked."""
     many = Pair(world, "five", "four", "one", "three", "two")
-    world.router.model = many
+    world.serve_with(many)
     world.router.placement.all(await many.look())
 
     def gone(_: object) -> object:
@@ -401,6 +401,6 @@ async def test_no_arm_is_suspended_as_long_as_one_of_many_replicas_may_have_the_
     assert (refused.status_code, (await record(world))["state"]) == (503, "active")
     for _ in range(3):
         assert (await world.ask("open the inbox", model="inbox"))["routing"]["arm"] == "inbox"
-    assert world.router.resent <= 3
+    assert world.router.dispatcher.resent <= 3
     for cache in many.caches_.values():
         cache.close()

@@ -70,7 +70,7 @@ class Pair:
 async def pair(world: World) -> AsyncIterator[Pair]:
     """The world's Router, in front of two replicas that have nothing resident."""
     pair = Pair(world)
-    world.router.model = pair
+    world.serve_with(pair)
     await look(world)
     yield pair
     for cache in pair.caches_.values():

@@ -68,8 +68,8 @@ async def deciding(world: World, contexts: ContextMap) -> None:
     """Wait until the Router decides with a router, on all evidence."""
 
     async def so() -> bool:
-        behind = await world.router.snapshots.behind()
-        return world.router.contexts.fingerprint == contexts.fingerprint and behind.events == 0
+        behind = await world.router.decider.snapshots.behind()
+        return world.router.decider.contexts.fingerprint == contexts.fingerprint and behind.events == 0
 
     await eventually(so)
 
@@ -77,7 +77,7 @@ async def deciding(world: World, contexts: ContextMap) -> None:
 async def test_a_router_is_activated_without_a_restart(live: World, other_contexts: ContextMap) -> None:
     assert (await push(live, other_contexts))["changed"]
     assert not (await push(live, other_contexts))["changed"]
-    assert live.router.contexts is live.contexts
+    assert live.router.decider.contexts is live.contexts
     assert await activate(live, other_contexts)
     await deciding(live, other_contexts)
     answer = await live.ask("open the inbox")
@@ -96,7 +96,7 @@ async def test_all_evidence_is_there_in_the_new_contexts_and_only_in_them(
     await deciding(live, other_contexts)
     await rewarded(live, 2)
     await deciding(live, other_contexts)
-    statistics = live.router.snapshots.posterior.statistics("inbox")
+    statistics = live.router.decider.snapshots.posterior.statistics("inbox")
     assert (statistics.pulls, statistics.matured) == (8, 8)
     folding = Folding(
         other_contexts, learning_config(live.settings), feedback_rules(live.settings), watch_config(live.settings)
@@ -124,13 +124,13 @@ async def test_requests_go_on_while_the_router_changes(live: World, other_contex
     stop.set()
     asked = sum(await asyncio.gather(*asking)) + 1
     await deciding(live, other_contexts)
-    statistics = live.router.snapshots.posterior.statistics("claims")
+    statistics = live.router.decider.snapshots.posterior.statistics("claims")
     assert (statistics.pulls, statistics.pending) == (asked, asked)
 
 
 async def deciding_at_all(world: World, contexts: ContextMap) -> None:
     async def so() -> bool:
-        return world.router.contexts.fingerprint == contexts.fingerprint
+        return world.router.decider.contexts.fingerprint == contexts.fingerprint
 
     await eventually(so)
 
@@ -151,7 +151,7 @@ async def test_a_rollback_returns_to_what_was_active_before_and_activating_twice
     refused = await rolled_back(live)
     assert refused.status_code == 409
     assert live.contexts.fingerprint in refused.json()["error"]["message"]
-    assert live.router.snapshots.posterior.statistics("inbox").matured == 6
+    assert live.router.decider.snapshots.posterior.statistics("inbox").matured == 6
 
 
 async def test_the_list_says_who_decides(live: World, other_contexts: ContextMap) -> None:
@@ -174,18 +174,18 @@ async def test_the_active_router_survives_a_restart(
     await activate(live, other_contexts)
     await deciding(live, other_contexts)
     newer = await make_world()
-    assert newer.router.contexts.fingerprint == other_contexts.fingerprint
-    assert newer.router.snapshots.posterior.statistics("inbox").matured == 6
+    assert newer.router.decider.contexts.fingerprint == other_contexts.fingerprint
+    assert newer.router.decider.snapshots.posterior.statistics("inbox").matured == 6
 
 
 async def test_the_guard_begins_anew_with_another_router(live: World, other_contexts: ContextMap) -> None:
     await deciding(live, live.contexts)
-    assert live.router.snapshots.guard is not None
-    assert live.router.snapshots.guard.units == 6
+    assert live.router.decider.snapshots.guard is not None
+    assert live.router.decider.snapshots.guard.units == 6
     await push(live, other_contexts)
     await activate(live, other_contexts)
     await deciding(live, other_contexts)
-    assert live.router.snapshots.guard.units == 0
+    assert live.router.decider.snapshots.guard.units == 0
     assert not [event for event in await live.events() if isinstance(event, GuardReset)]
 
 

@@ -369,7 +369,7 @@ async def test_a_router_keeps_its_beliefs_until_all_is_folded_again(
         await again.start(world.registry)
         seen = set()
         while await again.step():
-            await world.router.snapshots.refresh()
+            await world.router.decider.snapshots.refresh()
             seen.add((await world.get("/v1/bandit/arms/inbox"))["pulls"])
     assert seen == {known}
 

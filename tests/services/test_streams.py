@@ -11,9 +11,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message as ASGIMessage
 
 from cluster.events import Cancellation, Decision
+from services.call import Call
 from services.edge.sse import AnswerStream
 from services.engine.base import Message, Part, Prompt, Sampling
-from services.router import Call
 from tests.services.world import World, chat, eventually, listening
 
 CHAT = "/v1/chat/completions"
@@ -62,7 +62,7 @@ async def test_an_answer_that_nobody_begins_to_read(world: World) -> None:
     """The connection may be gone when the decision has just been taken; no garbage collector is waited for."""
     prompt = Prompt((Message("user", (Part(text="open the inbox"),)),))
     routed = await world.router.route(Call(prompt, world.registry.arms, Sampling(max_tokens=1)))
-    deltas = await world.router.answer(routed)
+    deltas = await world.router.answers.tell(routed)
 
     async def receive() -> ASGIMessage:
         return {"type": "http.disconnect"}

@@ -35,7 +35,7 @@ from services.engine.base import Engine
 from services.gateway import build_gateway
 from services.journal import Journal
 from services.learner import Learner
-from services.model import ModelReplica
+from services.model import Model, ModelReplica
 from services.residency import ResidencyFollower
 from services.router import Router
 from services.screens import Screens
@@ -66,6 +66,10 @@ class World:
         )
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://pointsman")
+
+    def serve_with(self, model: Model) -> None:
+        """Let another model answer from now on."""
+        self.router.model = self.router.dispatcher.model = model
 
     def leave_resident(self, *names: str) -> None:
         """Let all other adapters leave the device."""
@@ -111,13 +115,13 @@ class World:
         version = (await self.store.learner_state()).version
 
         async def followed() -> bool:
-            return self.router.snapshots.version == version
+            return self.router.decider.snapshots.version == version
 
         await eventually(followed)
 
     async def settle(self) -> None:
         """Wait for what the Router writes behind the requests."""
-        await asyncio.gather(*self.router._background)
+        await asyncio.gather(*self.router.background.running)
 
     async def events(self) -> list[Event]:
         """The whole stream."""
