@@ -30,7 +30,7 @@ from services.adapters.tiers import PAGE
 from services.engine.base import Message, Part, Prompt, Sampling
 from services.engine.routed import RoutedEngine
 from services.engine.routed.layout import HostAdapter
-from services.model import ModelReplica
+from services.model.replica import ModelReplica
 
 _MODEL: Final = "embedded"
 _ROOM: Final = 8  # pages of the small device

@@ -20,8 +20,6 @@ from services.engine.base import Engine
 from services.learning.rewards import FeedbackRules
 from services.learning.sealing import SealingConfig
 from services.learning.watch import WatchConfig
-from services.modes import Modes
-from services.snapshots import SnapshotFollower
 
 _LEAST_SHARE = 1e-3
 
@@ -78,12 +76,6 @@ def make_policy(settings: Settings, contexts: ContextMap, name: str | None = Non
     """
     posterior = Posterior(Prior(contexts.statistics, learning_config(settings)))
     return create(name or settings.router.policy, posterior, policy_config(settings), contexts.supervision)
-
-
-def make_modes(settings: Settings, policy: Policy, snapshots: SnapshotFollower) -> Modes:
-    """Who serves, between the policy and the supervised one over the same posterior."""
-    supervised = create("mlp", policy.posterior, policy.config)
-    return Modes(policy, supervised, snapshots, falls_back=settings.guard.fallback)
 
 
 def feedback_rules(settings: Settings) -> FeedbackRules:

@@ -14,7 +14,6 @@ from services.edge.headers import SecurityHeaders
 from services.edge.metrics import Metrics
 from services.edge.middleware import BodyLimit, Measured
 from services.edge.rates import Rates
-from services.router import Router
 from services.routes import (
     adapters,
     arms,
@@ -28,6 +27,7 @@ from services.routes import (
     operations,
     routers,
 )
+from services.routing.router import Router
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from cluster.redis_server import RedisServer
 from cluster.settings import Settings
 
 if TYPE_CHECKING:
-    from services.app import EngineMaker
+    from services.deployments import EngineMaker
 
 
 @contextlib.contextmanager
@@ -30,8 +30,9 @@ def running(settings: Settings, *, address: str | None = None, engine: "EngineMa
     import ray  # here, so that the environment above is seen
     from ray import serve
 
-    from services.app import build, check, routed_engine
-    from services.deployment import APPLICATION, http_options, logging_config, tracing_config
+    from services.app import build, check
+    from services.deployments import routed_engine
+    from services.serve_config import APPLICATION, http_options, logging_config, tracing_config
 
     check(settings)
     if address and not settings.store.external_url:

@@ -19,6 +19,8 @@ ALLOWED = {
     "services/engine": {"services/engine", "services/adapters"},
     "services/adapters": {"services/adapters", "policies/caching"},
 }
+LAYERS = ["adapters", "engine", "model", "catalogue", "learning", "routing", "caching", "insight", "edge", "dashboard"]
+LAYERS += ["routes", "training", "gateway", "assembly", "deployments", "app", "launch", "cli"]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -41,6 +43,17 @@ def test_imports_point_one_way(room: str) -> None:
                 place = module.replace(".", "/")
                 allowed = any(f"{place}/".startswith(f"{target}/") for target in ALLOWED[room])
                 assert allowed, f"{file.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_services_import_no_layer_above_their_own(layer: str) -> None:
+    above = LAYERS[LAYERS.index(layer) + 1 :]
+    place = ROOT / "services" / layer
+    files = list(place.rglob("*.py")) or [place.with_suffix(".py")]
+    for file in files:
+        for module in imports(file):
+            _, _, found = module.partition("services.")
+            assert found.split(".")[0] not in above, f"{file.relative_to(ROOT)} imports {module}"
 
 
 def loaded_by(room: str) -> set[str]:

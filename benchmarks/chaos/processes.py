@@ -19,10 +19,9 @@ from benchmarks.reporting import Check
 from cluster.learner_store import Fenced
 from cluster.redis_server import RedisServer
 from cluster.settings import Settings
-from policies.context import ContextMap
 from services.adapters.registry import Registry
-from services.configuration import feedback_rules, learning_config, make_store, sealing_config
-from services.learner import Learner
+from services.assembly import make_learner
+from services.configuration import make_store, sealing_config
 
 _SEAL_EVERY_S = 0.1
 _PATIENCE_S = 60.0
@@ -125,15 +124,6 @@ def _learn(settings: Settings, skew_s: float) -> None:
     """The Learner as its deployment runs it, until it is killed."""
     logging.disable(logging.CRITICAL)  # a store that goes away is the point
     sealing = replace(sealing_config(settings), every_s=_SEAL_EVERY_S)
-    learner = Learner(
-        make_store(settings),
-        ContextMap.load(settings.router.path),
-        learning_config(settings),
-        feedback_rules(settings),
-        batch=settings.learner.batch,
-        pace_ms=settings.learner.pace_ms,
-        sealing=sealing,
-        clock=lambda: time.time() + skew_s,
-    )
+    learner = make_learner(settings, sealing=sealing, clock=lambda: time.time() + skew_s)
     with contextlib.suppress(Fenced):  # another one leads
         asyncio.run(learner.run(Registry(settings.model.adapters)))

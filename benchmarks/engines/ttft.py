@@ -34,7 +34,7 @@ from policies.training.classifier import ClassifierConfig
 from policies.training.network import RouterMLP
 from services.adapters.cache import AdapterCache
 from services.adapters.registry import Registry
-from services.app import build_router
+from services.assembly import make_router
 from services.configuration import (
     feedback_rules,
     learning_config,
@@ -47,8 +47,8 @@ from services.configuration import (
 from services.engine.base import Sampling
 from services.engine.routed import RoutedEngine
 from services.gateway import build_gateway
-from services.learner import Learner
-from services.model import ModelReplica
+from services.learning.learner import Learner
+from services.model.replica import ModelReplica
 
 _ADAPTERS, _UNMEASURED = 8, 4
 
@@ -129,7 +129,7 @@ class _Server(uvicorn.Server):
 def _serving(engine: RoutedEngine, settings: Settings) -> Iterator[str]:
     """The URL of the service, on an event loop and a thread of its own."""
     registry, cache = make_registry(settings), make_cache(settings, engine)
-    router = build_router(settings, ModelReplica(engine, cache, make_shelf(settings)))
+    router = make_router(settings, ModelReplica(engine, cache, make_shelf(settings)))
     server = _Server(uvicorn.Config(build_gateway(router, settings), port=0, log_level="error"))
     store = make_store(settings)
     learner = Learner(

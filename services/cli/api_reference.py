@@ -43,13 +43,13 @@ def api() -> None:
 
 def api_schema() -> Json:
     """The OpenAPI schema of the application. Nothing is started and nobody is connected to."""
-    from services.app import build_router  # torch and Ray: the other commands do not wait for them
+    from services.assembly import make_router  # torch and Ray: the other commands do not wait for them
     from services.gateway import build_gateway
-    from services.model import Model
+    from services.model.base import Model
 
     settings = Settings.model_validate({"store": {"url": "redis://nowhere.invalid"}})
     no_model = cast(Model, None)  # routes are described, not called
-    return build_gateway(build_router(settings, no_model), settings).openapi()
+    return build_gateway(make_router(settings, no_model), settings).openapi()
 
 
 def api_markdown(schema: Json) -> str:

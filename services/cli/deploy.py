@@ -38,7 +38,7 @@ def deploy(
     """
     if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` and `ray.init` do
-    from services.deployment import ServeCluster, serve_config  # Ray takes seconds to import
+    from services.serve_config import ServeCluster, serve_config  # Ray takes seconds to import
 
     settings = Settings()
     config = serve_config(settings, redis_from_nodes=redis_from_nodes)

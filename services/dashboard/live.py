@@ -16,7 +16,7 @@ from cluster.store import StoredDecision
 from services.edge.errors import ApiError
 from services.insight import inspection
 from services.insight.timeline import timeline
-from services.router import Router
+from services.routing.router import Router
 
 _MOST_VIEWERS: Final = 32
 _LASTS_S: Final = 15.0

@@ -14,9 +14,9 @@ from cluster.archive import Damaged
 from cluster.connection import UNAVAILABLE
 from services.adapters.metadata import AdapterUnavailable, InvalidAdapter
 from services.engine.base import InvalidPrompt, InvalidSchema
-from services.episodes import NoArm, OtherCoordinates
-from services.journal import Full
-from services.replicas import ReplicaLost
+from services.model.report import ReplicaLost
+from services.routing.episodes import NoArm, OtherCoordinates
+from services.routing.journal import Full
 from services.schemas import UNION_TAGS
 
 log = logging.getLogger(__name__)

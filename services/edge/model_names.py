@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 
 from services.adapters.registry import AUTO, BASE
-from services.arms import Arms
+from services.catalogue.arms import Arms
 from services.edge.errors import ApiError, invalid
 
 

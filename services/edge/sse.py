@@ -10,9 +10,9 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from services.call import Routed
 from services.edge.errors import ApiError, known_error
 from services.engine.base import Delta, Sampling, TokenLogprob
+from services.routing.call import Routed
 
 log = logging.getLogger(__name__)
 _LEAST = -9999.0  # JSON has no infinity; OpenAI's value for what is as good as impossible

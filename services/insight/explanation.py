@@ -8,10 +8,10 @@ from pydantic import BaseModel
 from cluster.events import CUSTOM, ArmScore, Decision
 from cluster.store import StoredDecision
 from policies.base import Choice, Context
-from services.decider import Decider
 from services.insight.inspection import DecisionView
-from services.offers import offers
-from services.record import arm_scores
+from services.routing.decider import Decider
+from services.routing.offers import offers
+from services.routing.record import arm_scores
 from services.schemas import Explanation
 
 _NEAREST = 5

@@ -14,11 +14,11 @@ from cluster.store import Observation, StoredDecision
 from policies.checks import Array
 from policies.evidence import ArmStatistics
 from services.adapters.shelf import Adapter
-from services.decider import Decider
 from services.insight import answers
 from services.insight.answers import Answers
 from services.learning.watch import scores
-from services.router import Router
+from services.routing.decider import Decider
+from services.routing.router import Router
 
 _RECENT = 256
 _Z95 = 1.959963984540054

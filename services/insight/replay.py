@@ -15,10 +15,10 @@ from cluster.request_store import LastStep
 from policies.base import Choice, Context, Policy, create
 from policies.context import ContextMap
 from policies.mixtures import in_blocks
-from services import episodes
 from services.learning.fold import Fold
 from services.learning.folded import FoldedPosterior
-from services.offers import drawn_again
+from services.routing import episodes
+from services.routing.offers import drawn_again
 
 _SAME = 1e-9
 

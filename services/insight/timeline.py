@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 from services.insight.inspection import wilson
 from services.learning.timeline import LENGTHS, TIMELINE, Bucket, Place
-from services.router import Router
+from services.routing.router import Router
 
 
 class CellView(BaseModel):

@@ -11,13 +11,13 @@ from cluster.settings import Settings
 from services.adapters.cache_view import CacheView
 from services.adapters.registry import check_name
 from services.adapters.shelf import Adapter
-from services.catalogue import About, UnknownAdapter
+from services.catalogue.adapters import About, UnknownAdapter
+from services.catalogue.lifecycle import Lifecycle, NameTaken
 from services.edge.auth import needs
 from services.edge.errors import ApiError
 from services.insight.inspection import AdapterView
-from services.lifecycle import Lifecycle, NameTaken
-from services.router import Router
 from services.routes.arms import check_like
+from services.routing.router import Router
 from services.schemas import Wire
 
 Tag = Annotated[str, Field(min_length=1, max_length=64)]

@@ -12,7 +12,7 @@ from cluster.settings import Settings
 from services.adapters.registry import BASE, is_name
 from services.edge.auth import needs
 from services.edge.errors import ApiError
-from services.router import Router
+from services.routing.router import Router
 from services.schemas import Wire
 
 Verb = Literal["add", "remove", "freeze", "unfreeze", "rename"]

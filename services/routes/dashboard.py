@@ -14,8 +14,8 @@ from services.edge.auth import Caller, needs
 from services.edge.errors import found, invalid
 from services.insight.timeline import BucketView, timeline
 from services.learning.timeline import LENGTHS
-from services.router import Router
-from services.screens import MEDIA_TYPE
+from services.routing.router import Router
+from services.routing.screens import MEDIA_TYPE
 
 _STATIC = Path(str(files("services.dashboard").joinpath("static")))
 Seconds = Annotated[int, Query(description=f"Length of a bucket: {', '.join(map(str, LENGTHS))}.")]

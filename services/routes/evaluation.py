@@ -7,7 +7,7 @@ from pydantic import Field
 from cluster.settings import PolicyName, Settings
 from services.edge.auth import needs
 from services.insight import evaluation, export
-from services.router import Router
+from services.routing.router import Router
 from services.schemas import Wire
 
 

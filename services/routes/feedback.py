@@ -9,11 +9,11 @@ from fastapi import Body, FastAPI
 
 from cluster.events import Feedback
 from cluster.settings import Settings
-from services.decision_ids import kept_since
 from services.edge.auth import Caller, needs
 from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
-from services.router import Router
+from services.routing.decision_ids import kept_since
+from services.routing.router import Router
 from services.schemas import FeedbackBody, FeedbackItem, FeedbackResponse, FeedbackResult
 
 

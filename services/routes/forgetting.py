@@ -11,7 +11,7 @@ from cluster.forget_store import ForgetRequest
 from cluster.settings import Settings
 from services.edge.auth import Caller, needs
 from services.edge.errors import ApiError, found
-from services.router import Router
+from services.routing.router import Router
 from services.schemas import Identifier, Wire
 
 

@@ -9,7 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.events import CUSTOM
 from cluster.settings import Settings
-from services.call import Call
 from services.edge import sse
 from services.edge.answers import ChatCompletion
 from services.edge.auth import Caller, needs
@@ -19,7 +18,8 @@ from services.edge.metrics import Metrics
 from services.edge.model_names import ModelNames
 from services.edge.sampling import sampling_of
 from services.insight.explanation import explanation_of
-from services.router import Router
+from services.routing.call import Call
+from services.routing.router import Router
 from services.schemas import ChatRequest, Explanation, Identifier, ModelCard, ModelList
 
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)

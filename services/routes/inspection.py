@@ -11,7 +11,7 @@ from services.edge.errors import ApiError, found
 from services.insight import explanation, inspection
 from services.insight.explanation import DecisionExplanation
 from services.learning import verification
-from services.router import Router
+from services.routing.router import Router
 
 
 def add(app: FastAPI, router: Router, settings: Settings) -> None:

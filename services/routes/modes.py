@@ -9,7 +9,7 @@ from cluster.events import GuardReset, Mode, ModeChanged
 from cluster.settings import Settings
 from services.edge.auth import Caller, needs
 from services.insight import inspection
-from services.router import Router
+from services.routing.router import Router
 from services.schemas import Wire
 
 

@@ -16,7 +16,7 @@ from services.edge.cache_metrics import cache_exposition
 from services.edge.errors import ApiError
 from services.edge.metrics import Metrics
 from services.learning.sealing import ALARM
-from services.router import Router
+from services.routing.router import Router
 
 log = logging.getLogger(__name__)
 _LEARNER_PATIENCE_S = 30.0

@@ -16,7 +16,7 @@ from policies.context import ContextMap
 from services.configuration import make_policy
 from services.edge.auth import Caller, needs
 from services.edge.errors import ApiError, found, invalid
-from services.router import Router
+from services.routing.router import Router
 from services.schemas import Wire
 
 State = Literal["active", "activating", "earlier", "pushed"]

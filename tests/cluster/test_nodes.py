@@ -15,7 +15,7 @@ from examples.miniwob.episodes import load_all
 from examples.miniwob.outcomes import Outcomes
 from examples.miniwob.story import tell
 from examples.miniwob.visit import Visit, checks
-from services.deployment import ServeCluster, serve_config
+from services.serve_config import ServeCluster, serve_config
 from tests.cluster.test_service import PATIENCE_S, eventually
 
 SHOWN: list[dict[str, Any]] = [{"messages": episode.messages()} for episode in load_all()[::80]]

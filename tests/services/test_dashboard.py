@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import services.dashboard
-from services import screens
 from services.adapters.cache_view import CacheView
 from services.dashboard import live
-from services.screens import smaller
+from services.routing import screens
+from services.routing.screens import smaller
 from tests.services.auth_keys import bearer, keys
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES

@@ -21,7 +21,8 @@ from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
 from services.adapters.cache import AdapterCache
-from services.arms import Arms
+from services.caching.residency import ResidencyFollower
+from services.catalogue.arms import Arms
 from services.configuration import (
     feedback_rules,
     learning_config,
@@ -33,14 +34,14 @@ from services.configuration import (
 )
 from services.engine.base import Engine
 from services.gateway import build_gateway
-from services.journal import Journal
-from services.learner import Learner
-from services.model import Model, ModelReplica
-from services.residency import ResidencyFollower
-from services.router import Router
-from services.screens import Screens
-from services.snapshots import SnapshotFollower
-from services.switching import Routers
+from services.learning.learner import Learner
+from services.model.base import Model
+from services.model.replica import ModelReplica
+from services.routing.journal import Journal
+from services.routing.router import Router
+from services.routing.screens import Screens
+from services.routing.snapshots import SnapshotFollower
+from services.routing.switching import Routers
 from tests.services.fakes import FAMILIES, FakeEngine
 
 PATIENCE_S = 120.0

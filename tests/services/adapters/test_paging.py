@@ -14,7 +14,7 @@ from services.adapters.shelf import Adapter, Shelf
 from services.engine.base import Sampling
 from services.engine.routed import RoutedEngine
 from services.engine.routed.layout import HostAdapter
-from services.model import ModelReplica
+from services.model.replica import ModelReplica
 from tests.services.engine.oracle import Oracle, random_oracle
 from tests.services.engine.prompts import PROMPTS
 

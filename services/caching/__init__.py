@@ -1,0 +1,1 @@
+"""What the replicas keep resident, across the cluster: planned from the log, followed by each replica."""
