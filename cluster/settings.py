@@ -132,7 +132,8 @@ class CacheSettings(Group):
     )
     bases: frozenset[str] = Field(
         frozenset(),
-        description="Names that adapters may give their base, besides those of `model.path` and `model.name`.",
+        description="Names that adapters may give their base, besides those of `model.path` and `model.name`; the "
+        "last part of a path counts.",
     )
     policy: ResidencyName = Field(
         "lru", description="Which idle adapter leaves the device when there is no room; `polar` ones follow a plan."

@@ -55,8 +55,9 @@ def make_shelf(settings: Settings) -> Shelf:
 
 
 def base_names(settings: Settings) -> frozenset[str]:
-    """What an adapter may call the model that it was trained on."""
-    return settings.cache.bases | {Path(settings.model.path).name, settings.model.public_name}
+    """What an adapter may call the model that it was trained on, without the directories or the owner before it."""
+    names = settings.cache.bases | {settings.model.path, settings.model.public_name}
+    return frozenset(Path(name).name for name in names)
 
 
 def watch_config(settings: Settings) -> WatchConfig:

@@ -105,8 +105,8 @@ class AdapterCache(Generic[B]):
     async def pin(self, adapters: Iterable[Adapter]) -> AsyncIterator[None]:
         """Hold adapters on the device, all at once; waits until they are there.
 
-        Raises AdapterUnavailable for one that cannot be loaded, AdapterLost if that is for its files; ValueError for
-        more than the device has room for.
+        Raises AdapterUnavailable for one that cannot be loaded, AdapterLost if that is for its files, and for more than
+        the device has room for, which nobody asks for who knows the versions of now.
         """
         ticket = self._ticket(adapters)
         try:
@@ -191,7 +191,7 @@ class AdapterCache(Generic[B]):
         sizes = {key: self._device.pages_of(adapter.rank) for key, adapter in by_key.items()}
         if (needed := sum(sizes.values())) > self._table.capacity:
             most = f"expected at most {self._table.capacity} (cache.device_rows)"
-            raise ValueError(f"gates: {needed} pages of adapters, {most}")
+            raise AdapterUnavailable(f"gates: {needed} pages of adapters, {most}")
         self._adapters |= by_key
         self._table.policy.requested(tuple(by_key))
         hits = sum(key in self._table and self._table[key].ready for key in by_key)

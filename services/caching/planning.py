@@ -111,6 +111,7 @@ class PlanMaker:
 
     def _see(self, decision: Decision) -> None:
         contexts = self._decider.contexts
+        self._prices = self._prices._replace(cost_per_ms=decision.tuning.get("cost_per_ms", self._prices.cost_per_ms))
         if decision.router == contexts.fingerprint and decision.eligible:
             x = contexts.map(np.frombuffer(decision.features, np.float16)).x
             self._planner.saw(x, [self._arms.current(arm) for arm in decision.eligible])

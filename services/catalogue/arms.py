@@ -8,7 +8,9 @@ from cluster.catalogue import Catalogue
 from cluster.events import ArmRegistered, ArmRemoved
 from cluster.roster import ArmRecord, ArmRefused, Roster
 from cluster.store import Store
+from services.adapters.metadata import AdapterUnavailable
 from services.adapters.registry import BASE, Registry
+from services.adapters.shelf import Adapter
 from services.catalogue.adapters import adapters_of
 
 
@@ -79,9 +81,15 @@ class Arms:
         """Those of the arms whose adapters the router may mix."""
         return tuple(arm for arm in self._routed if arm in arms and self._records[arm].serves in self.registry)
 
+    def versions(self, gates: Collection[str]) -> dict[str, Adapter]:
+        """The adapters that are turned on, as of now. Raises AdapterUnavailable for one that was removed meanwhile."""
+        if gone := [name for name in gates if name not in self.registry]:
+            raise AdapterUnavailable(f"adapter {gone[0]!r} was removed meanwhile")
+        return {name: self.registry[name] for name in gates}
+
     def fingerprints(self, gates: Collection[str]) -> dict[str, str]:
-        """Content hashes of the adapters that are turned on."""
-        return {name: self.registry[name].fingerprint for name in gates}
+        """Their content hashes. Raises AdapterUnavailable as `versions`."""
+        return {name: adapter.fingerprint for name, adapter in self.versions(gates).items()}
 
     def named(self, fingerprints: Collection[str]) -> list[str]:
         """The adapters whose content hashes are among these."""

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 from cluster.events import Cancellation, Completion
-from services.adapters.metadata import AdapterUnavailable
 from services.background import Background
 from services.catalogue.arms import Arms
 from services.engine.base import Delta
@@ -30,12 +29,9 @@ class Responder:
     def ask(self, routed: Routed) -> Generation:
         """Ask for an answer by the adapters' versions of now: where one has changed, the completion says what served.
 
-        Raises AdapterUnavailable for one that was removed after the decision.
+        Raises AdapterUnavailable for one that was removed meanwhile.
         """
-        registry, names = self._arms.registry, routed.decision.gates
-        if gone := [name for name in names if name not in registry]:
-            raise AdapterUnavailable(f"adapter {gone[0]!r} was removed after the decision")
-        return Generation(self._dispatcher.generate(routed, {name: registry[name] for name in names}))
+        return Generation(self._dispatcher.generate(routed, self._arms.versions(routed.decision.gates)))
 
     async def tell(self, routed: Routed) -> AsyncGenerator[Delta, None]:
         """The answer, piece by piece; its completion or cancellation is logged, even if nobody reads a piece of it.

@@ -339,7 +339,7 @@ async def test_what_could_not_be_read_is_worth_another_try_after_a_while(device:
 
 
 async def test_more_than_there_is_room_for_is_refused_at_once(cache: AdapterCache[Blob]) -> None:
-    with pytest.raises(ValueError, match=r"9 pages of adapters, expected at most 8 \(cache.device_rows\)"):
+    with pytest.raises(AdapterUnavailable, match=r"9 pages of adapters, expected at most 8 \(cache.device_rows\)"):
         await serve(cache, A, B, C)
 
 

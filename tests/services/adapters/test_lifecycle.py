@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 from services.adapters.registry import Registry
 from services.cli.cache_table import caches, problems
 from services.cli.main import app
+from services.engine.base import Prompt
 from tests.services.auth_keys import bearer, keys
 from tests.services.conftest import MakeWorld
 from tests.services.fakes import FAMILIES, FakeEngine
-from tests.services.world import World, eventually, listening, write_adapter, write_adapters
+from tests.services.world import World, chat, eventually, listening, write_adapter, write_adapters
 
 
 @pytest.fixture
@@ -166,6 +167,22 @@ class TestRemove:
         assert await names(world) == ["calendar", "claims"]
         await added(world, shelf / "inbox", "inbox")
         assert await served(world, "inbox") == {"inbox": Registry(shelf)["inbox"].fingerprint}
+
+    async def test_a_request_that_brings_gates_for_it_meanwhile_is_to_be_tried_again(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encode = world.engine.encode
+
+        async def removed_meanwhile(prompt: Prompt) -> bytes:
+            await changed(world, "DELETE", "inbox")
+            return await encode(prompt)
+
+        monkeypatch.setattr(world.engine, "encode", removed_meanwhile)
+        body = chat("open the inbox", routing={"gates": {"inbox": 0.5, "claims": 0.5}})
+        refused = await world.post("/v1/chat/completions", body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "adapter_unavailable")
+        assert refused.json()["error"]["message"] == "adapter 'inbox' was removed meanwhile"
+        assert await world.kinds() == []
 
     async def test_a_retry_of_a_decision_on_it_is_decided_anew(self, world: World) -> None:
         headers = {"x-client-request-id": "once"}

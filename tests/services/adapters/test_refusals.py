@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from cluster.settings import EMBEDDED_WORLD, Settings
 from policies.context import ContextMap
+from services.deployments import routed_engine
 from services.engine.loading import load
 from services.engine.routed import RoutedEngine
 from tests.services.conftest import MakeSettings
@@ -295,6 +296,29 @@ async def test_a_bad_adapter_is_refused_by_name(world: World, incoming: Path, ki
 )
 async def test_a_source_that_is_none(world: World, incoming: Path, source: str, said: str) -> None:
     await refused(world, source.format(incoming=incoming), said)
+
+
+async def test_a_base_of_another_name_is_taken_where_the_settings_name_it(
+    make_settings: MakeSettings, incoming: Path
+) -> None:
+    settings = make_settings(
+        model={"adapters": WORLD.model.adapters, "path": WORLD.model.path, "name": "qwen"},
+        cache={"roots": [incoming], "bases": ["Qwen/Qwen3-VL-4B"], "device_rows": 128},
+    )
+    engine: Any = routed_engine(settings)
+    assert engine.device.capacity == 16
+    async with running(World(settings, ContextMap.load(WORLD.router.path), engine)) as world:
+        for name, base, status in [
+            ("theirs", "Qwen/Qwen3-VL-4B", 201),
+            ("copied", "/models/Qwen3-VL-4B", 201),
+            ("called", "qwen", 201),
+            ("other", "Qwen/Qwen3-VL-8B", 400),
+        ]:
+            path = Path(shutil.copytree(GOOD, incoming / name))
+            config(base_model_name_or_path=base)(path)
+            response = await world.post("/v1/adapters", {"name": name, "source": str(path)})
+            assert response.status_code == status, response.text
+    engine.close()
 
 
 async def test_a_good_one_is_not(world: World, incoming: Path) -> None:

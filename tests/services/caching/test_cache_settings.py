@@ -124,7 +124,8 @@ class TestPlans:
 
     async def maker(self, make_world: MakeWorld, price: float = 0.1, **cache: Any) -> tuple[World, PlanMaker]:
         """A service, and who plans for a replica with a page."""
-        world: World = await make_world(cache={"policy": "polar_plus", "epoch": 2, "epoch_longest": 4, **cache})
+        cache = {"policy": "polar_plus", "epoch": 2, "epoch_longest": 4, **cache}
+        world: World = await make_world(cache=cache, router={"cost_per_ms": price})
         await world.store.tell_room(ReplicaRoom(replica="one", time=time.time(), pages=1, page_in_ms=0))
         arms = Arms(make_registry(world.settings))
         routers = Routers(world.settings, world.store, arms, world.contexts)
@@ -238,4 +239,4 @@ async def test_a_replica_that_is_silent_for_three_looks_is_not_counted_on(
 
 def test_other_names_of_the_base_may_be_allowed(make_settings: MakeSettings) -> None:
     own = base_names(make_settings())
-    assert base_names(make_settings(cache={"bases": ["Qwen/Qwen3-VL-4B"]})) == own | {"Qwen/Qwen3-VL-4B"}
+    assert base_names(make_settings(cache={"bases": ["Qwen/Qwen3-VL-4B"]})) == own | {"Qwen3-VL-4B"}

@@ -125,6 +125,19 @@ async def test_a_dear_page_in_keeps_more_and_one_that_is_free_nothing(world: Wor
         assert bool(plan.target) == kept
 
 
+async def test_a_price_that_is_tuned_meanwhile_counts(world: World) -> None:
+    """What a millisecond costs may change while Routers run; decisions say what it was."""
+    maker = await made(world, 3)
+    await maker.start()
+    for price, kept in ((0.001, True), (0.0, False)):
+        world.router.tune(world.settings.tuned({"router": {"cost_per_ms": price}}))
+        for _ in range(8):
+            await world.ask("open the claims")
+        plan = await maker.step()
+        assert plan is not None
+        assert bool(plan.target) == kept
+
+
 async def test_a_replica_keeps_its_part_of_the_plan(make_world: MakeWorld) -> None:
     world: World = await make_world(cache={"policy": "polar"})
     maker = await made(world, 1)
