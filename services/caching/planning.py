@@ -84,19 +84,20 @@ class PlanMaker:
         await self._adopt(await active(self._store, self._routers.configured))
 
     async def step(self, block_ms: int | None = None) -> CachePlan | None:
-        """Take in the next events; the plan, if one was due."""
+        """Take in the next events; the plan, if one was due and some replica has room."""
         entries = await self._store.events(self._position, _BATCH, block_ms)
         for at, event in entries:
             self._position = at
             if isinstance(event, Decision):
                 self._see(event)
-        if not self._planner.due:
+        rooms = await self._store.rooms(time.time(), self._pace_s) if self._planner.due else ()
+        if not rooms:
             return None
         contexts = await active(self._store, self._routers.configured)
         if contexts.fingerprint != self._decider.contexts.fingerprint:
             await self._adopt(contexts)
         await self._decider.snapshots.refresh()
-        plan = self._plan(await self._store.rooms(time.time(), self._pace_s))
+        plan = self._plan(rooms)
         await self._store.put_plan(plan)
         return plan
 

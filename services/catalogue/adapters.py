@@ -24,12 +24,14 @@ class About(NamedTuple):
 async def register_found(store: Store, registry: Registry) -> None:
     """Bring the catalogue in line with the directory of the settings, and the registry with the catalogue.
 
-    What lies there as other content than the catalogue says is a new version; what lies there no more is no adapter.
+    What lies there as other content than the catalogue says is a new version; what lies there no more is no adapter,
+    unless it is suspended: then it is waited for.
     """
     for adapter in registry:
         await _put_found(store, adapter)
+    suspended = {arm.serves for arm in (await store.roster()).values() if arm.is_suspended}
     for name, record in (await store.catalogue()).items():
-        if record.found and not record.removed and name not in registry:
+        if record.found and not record.removed and name not in registry and name not in suspended:
             await _put_lost(store, name)
     registry.follow(adapters_of(await store.catalogue()))
 

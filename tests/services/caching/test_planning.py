@@ -99,6 +99,22 @@ async def test_it_begins_with_what_was_asked_before_it_started(world: World) -> 
     assert (plan.requests, plan.target) == (4, ["calendar"])
 
 
+async def test_it_waits_for_somebody_who_has_room(world: World) -> None:
+    """After a restart of everything, it is there before the replicas."""
+    for _ in range(4):
+        await world.ask("open the calendar")
+    arms = Arms(make_registry(world.settings))
+    routers = Routers(world.settings, world.store, arms, world.contexts)
+    early = PlanMaker(world.store, arms, routers, lambda: Planner(EPOCH), Prices(0.001, 100), pace_s=0)
+    await early.start()
+    assert await early.step() is None
+    assert await world.store.plan() is None
+    await world.store.tell_room(ReplicaRoom(replica="one", time=time.time(), pages=1, page_in_ms=0))
+    plan = await early.step()
+    assert plan is not None
+    assert plan.target == ["calendar"]
+
+
 async def test_it_runs_beside_everything_else(world: World) -> None:
     running = asyncio.create_task((await made(world)).run())
     for _ in range(4):

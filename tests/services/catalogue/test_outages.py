@@ -338,11 +338,18 @@ async def test_what_an_operator_removes_meanwhile_stays_away(world: World, shelf
 
 
 async def test_a_learner_that_starts_meanwhile_leaves_it_suspended(world: World, shelf: Path) -> None:
-    registry = Registry(shelf)
-    lose(world, shelf)
+    """Also if it does not find the files: they are not given up, but waited for."""
+    before = Registry(shelf)
+    kept = lose(world, shelf)
     await world.post(CHAT, chat("open the inbox"))
-    await world.learner.start(registry)
-    assert (await record(world))["state"] == "absent"
+    for registry in (before, Registry(shelf)):
+        await world.learner.start(registry)
+        found = await record(world)
+        assert (found["state"], "is not a directory" in found["reason"]) == ("absent", True)
+    shutil.move(kept, shelf / "inbox")
+    assert await world.router.outages.step() == ["inbox"]
+    await world.fold()
+    assert (await world.ask("open the inbox"))["routing"]["arm"] == "inbox"
 
 
 async def test_mixtures_do_without_it(make_world: MakeWorld, shelf: Path) -> None:
