@@ -95,20 +95,32 @@ class ContextMap:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what `save` wrote. ValueError: a file is corrupt, was changed, or belongs to another router."""
+        """Read what `save` wrote. ValueError: a file is missing, corrupt, was changed, or belongs to another router."""
         folder = Path(path)
+        if missing := [name for name in (_DOCUMENT, _TENSORS) if not (folder / name).is_file()]:
+            raise ValueError(f"{folder} has no {' and no '.join(missing)}, expected a trained router")
         return cls.parse((folder / _DOCUMENT).read_bytes(), (folder / _TENSORS).read_bytes(), str(folder))
 
     @classmethod
     def parse(cls, document_json: bytes, tensors: bytes, source: str) -> Self:
         """A router of the contents of its files. ValueError, which names the source: as in `load`."""
+        unreadable = f"router in {source} is not readable"
         try:
             document = json.loads(document_json)
-            context_map = cls._parse(document, load(tensors))
+        except ValueError as error:
+            raise ValueError(f"{unreadable}: {_DOCUMENT} is not JSON: {error}") from error
+        try:
+            arrays = load(tensors)
+        except SafetensorError as error:
+            raise ValueError(f"{unreadable}: {_TENSORS} of {len(tensors)} bytes is damaged: {error}") from error
+        try:
+            context_map = cls._parse(document, arrays)
             if context_map.fingerprint != document["fingerprint"]:
                 raise ValueError(f"fingerprint is {context_map.fingerprint}, expected {document['fingerprint']}")
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"router in {source} is not readable: {error!r}") from error
+        except KeyError as error:
+            raise ValueError(f"{unreadable}: it lacks {error}") from error
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{unreadable}: {error}") from error
         return context_map
 
     def _document(self) -> dict[str, Any]:

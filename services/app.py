@@ -7,7 +7,7 @@ from ray.serve.request_router import RequestRouter
 
 from cluster.settings import ModelSettings, Settings
 from policies.context import ContextMap
-from services.configuration import make_policy, make_registry
+from services.configuration import feature_spec, make_policy, make_registry
 from services.deployments import EngineMaker, LearnerDeployment, ModelDeployment, RouterDeployment, routed_engine
 from services.model.directed import Directed
 from services.model.scaling import Scaling
@@ -80,8 +80,8 @@ def check(settings: Settings) -> None:
     """Refuse what cannot be served, before anything is started.
 
     Raises ValueError for an address that others can reach while no keys are configured, for adapters that cannot be
-    served, for a fixed arm that there is not, and for a router that cannot be read, that routes to unknown adapters, or
-    that lacks what a policy needs that serves or is scored beside.
+    served, for a fixed arm that there is not, and for a router that cannot be read, that was trained on other features,
+    that routes to unknown adapters, or that lacks what a policy needs that serves or is scored beside.
     """
     if not settings.server.is_loopback and not settings.auth.keys:
         raise ValueError(
@@ -92,9 +92,12 @@ def check(settings: Settings) -> None:
     if settings.router.policy == "fixed" and settings.router.fixed_arm not in registry.arms:
         expected = ", ".join(registry.arms)
         raise ValueError(f"router.fixed_arm: {settings.router.fixed_arm!r} is unknown, expected one of {expected}")
-    if not (settings.router.path / "router.json").is_file():
-        raise ValueError(f"router.path: {settings.router.path} has no router.json, expected a trained router")
-    contexts = ContextMap.load(settings.router.path)
+    try:
+        contexts = ContextMap.load(settings.router.path)
+    except ValueError as error:
+        raise ValueError(f"router.path: {error}") from error
+    if wrong := feature_spec(settings).misfit(contexts.features):
+        raise ValueError(f"router.path: {settings.router.path} has {wrong}")
     if unknown := set(contexts.arms) - set(registry.arms):
         names = ", ".join(sorted(unknown))
         raise ValueError(f"router.path: {settings.router.path} routes to {names}, expected adapters of model.adapters")

@@ -17,6 +17,7 @@ from services.adapters.registry import Registry
 from services.adapters.shelf import Shelf
 from services.adapters.tiers import PAGE
 from services.engine.base import Engine
+from services.engine.feature_spec import FeatureSpec, weights_hash
 from services.learning.rewards import FeedbackRules
 from services.learning.sealing import SealingConfig
 from services.learning.watch import WatchConfig
@@ -37,6 +38,12 @@ def learning_config(settings: Settings) -> LearningConfig:
     names += ["credit", "credit_discount"]
     names += ["drift_threshold", "drift_slack", "drift_trust", "drift_carry"]
     return LearningConfig(**{name: getattr(settings.learner, name) for name in names})
+
+
+def feature_spec(settings: Settings) -> FeatureSpec:
+    """How features are made, which a trained router must have been trained on."""
+    model = settings.model
+    return FeatureSpec(weights_hash(model.path), model.dtype, model.encode_blocks)
 
 
 def make_registry(settings: Settings) -> Registry:

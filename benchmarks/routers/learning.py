@@ -19,11 +19,11 @@ from policies.checks import Array
 from policies.context import ContextMap
 from policies.training.network import RouterMLP
 from services.adapters.registry import BASE
-from services.configuration import make_registry
+from services.configuration import feature_spec, make_registry
 from services.training import examples
 from services.training.config import TrainingConfig
 from services.training.engines import engine
-from services.training.features import FeatureSpec, features, weights_hash
+from services.training.features import features
 from services.training.measure import Measuring
 from services.training.train import CACHE, Trained, Training
 
@@ -52,8 +52,7 @@ class Trainer:
         self._console = console
         self._seed = seed
         self._table = Outcomes.load()
-        model = Settings().model
-        self._spec = FeatureSpec(weights_hash(model.path), model.dtype, model.encode_blocks)
+        self._spec = feature_spec(Settings())
 
     def train(self, world: World, **options: Any) -> Run:
         """One run, and what its routers choose for what they have not seen."""

@@ -47,6 +47,8 @@ class Client:
     def download(self, path: str, to: Path) -> int:
         """Write the body of a GET to a file, which is there whole or not at all; its size. Raises ServiceError."""
         part = to.with_name(f"{to.name}.part")
+        if not to.parent.is_dir():
+            raise ServiceError(f"{to}: no such directory {to.parent}, expected one that is there")
         try:
             with self._http.stream("GET", path) as response, part.open("wb") as file:
                 if not response.is_success:

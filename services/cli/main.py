@@ -75,9 +75,14 @@ def serve(
         store={"data_dir": data},
     )
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+
+    def stop_on_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+
+    stop_on_signals()
     with console.status("Starting Redis, Ray and Serve…") as status, running(settings, address=address) as url:
+        stop_on_signals()  # Ray has put its own in their place, which abort at SIGTERM
         status.stop()
         tables.print_urls(console, url)
         stop.wait()

@@ -55,12 +55,12 @@ def push(
     key: Key = None,
 ) -> None:
     """Send a trained router to the service; it changes nothing until it is activated."""
+    from policies.context import ContextMap  # numpy takes a moment to import
+
+    document, tensors = ContextMap.load(directory).files()
     if activate and not force:
         _check_evaluation(directory)
-    body = {
-        "document": json.loads((directory / "router.json").read_text()),
-        "tensors": base64.b64encode((directory / "router.safetensors").read_bytes()).decode(),
-    }
+    body = {"document": json.loads(document), "tensors": base64.b64encode(tensors).decode()}
     with Client(url, key) as service:
         pushed = service.post("/v1/routers", body)
         _say(pushed, "pushed", "there already")
@@ -101,11 +101,22 @@ def remove(
 
 def _check_evaluation(directory: Path) -> None:
     """Refuse a router from a log on which it was not found to be as good as the one before."""
-    document = directory / "training.json"
-    known = json.loads(document.read_text()) if document.is_file() else {}
-    if "evaluation" in known and not known["evaluation"]["better"]:
-        found = "worse than the router before it" if known["evaluation"]["better"] is False else "not to be judged"
-        raise ServiceError(f"{directory}: the log found it {found}, expected it to be no worse (--force activates it)")
+    path = directory / "training.json"
+    try:
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        found = known.get("evaluation") or {"better": True}
+        if found["better"]:
+            return
+        before, after = found["before"], found["after"]
+        if found["better"] is None:
+            refused = before["refused"] or after["refused"]
+            why = f"the log cannot tell whether it is as good as the one before it: {refused}"
+        else:
+            was, is_ = (each["estimates"]["snips"]["value"] for each in (before, after))
+            why = f"on the log it would have earned {is_:.3f}, the one before it {was:.3f} (SNIPS)"
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ServiceError(f"{path} is not readable: {error!r}, expected what `pointsman train` wrote") from None
+    raise ServiceError(f"{directory}: {why} (--force activates it all the same)")
 
 
 def _whole(beginning: str, names: list[str]) -> str:

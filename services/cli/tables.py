@@ -263,7 +263,7 @@ def plain(title: str | None, *columns: str) -> Table:
     for column in columns:
         numeric = column in {"pulls", "pending", "matured", "gate", "cost ms", "rank", "KiB"}
         numeric = numeric or column.startswith(("mean", "width", "score"))
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=column == "arm")
     return table
 
 

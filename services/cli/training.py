@@ -58,6 +58,8 @@ def train(
     """Train a router on examples, or on the decision log. Killed, the same command goes on; done, it finds its work."""
     if (file is None) == (from_log is None):
         raise typer.BadParameter("expected a file of examples, or --from-log with an exported log")
+    if router and not from_log:
+        raise typer.BadParameter(f"--router {router} without --from-log: a router is bettered from a log only")
     from services.training import summary  # torch takes seconds to import
     from services.training.config import TrainingConfig
     from services.training.from_log import FromLog
@@ -65,6 +67,8 @@ def train(
 
     options = TrainingConfig.load(config, seed=seed, balanced=balanced, stages=stages or None, arms=arms or None)
     given = settings(model={"path": model, "adapters": adapters}, router={"path": router})
+    if from_log and "path" not in given.router.model_fields_set:
+        raise typer.BadParameter("--from-log without --router, expected the router to better (or router.path set)")
     if file:
         trained = Training(given, options, out, console).run(file)
     else:

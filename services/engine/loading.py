@@ -17,10 +17,11 @@ class Checkpoint(NamedTuple):
 
 def load(path: str, *, dtype: str = "float32", device: str = "cpu") -> Checkpoint:
     """Load for inference. Raises OSError when `path` is neither a checkpoint directory nor a reachable hub name."""
-    model = (
-        Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
-        .to(device)
-        .eval()
-    )
+    try:
+        model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        expected = "expected the directory of a Qwen3-VL checkpoint, or a hub name that can be reached"
+        raise OSError(f"model.path: {path!r} cannot be loaded, {expected}: {error}") from error
+    model = model.to(device).eval()
     model.requires_grad_(False)
     return Checkpoint(model, AutoTokenizer.from_pretrained(path), Qwen2VLImageProcessorPil.from_pretrained(path))

@@ -167,9 +167,9 @@ async def from_file(path: Path) -> AsyncIterator[pa.RecordBatch]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not readable: {error}") from error
+        raise ValueError(f"{path} is not readable, expected a file of `pointsman export`: {error}") from error
     if missing := set(export.SCHEMA.names) - set(file.schema_arrow.names):
-        raise ValueError(f"{path} lacks {sorted(missing)}, expected a file of `pointsman export`")
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}, expected a file of `pointsman export`")
     for batch in file.iter_batches():
         yield batch
 

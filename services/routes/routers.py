@@ -1,5 +1,6 @@
 """Trained routers of a live service: pushed, activated, rolled back, listed."""
 
+import asyncio
 import base64
 import binascii
 import json
@@ -13,13 +14,13 @@ from cluster.events import RouterActivated
 from cluster.router_store import NoEarlierRouter, RouterInUse, RouterRecord, UnknownRouter
 from cluster.settings import Settings
 from policies.context import ContextMap
-from services.configuration import make_policy
+from services.configuration import feature_spec, make_policy
 from services.edge.auth import Caller, needs
 from services.edge.errors import ApiError, found, invalid
 from services.routing.router import Router
 from services.schemas import Wire
 
-State = Literal["active", "activating", "earlier", "pushed"]
+State = Literal["active", "activating", "deciding", "earlier", "pushed"]
 
 
 class RouterBody(Wire):
@@ -30,7 +31,7 @@ class RouterBody(Wire):
 
 
 class RouterView(BaseModel):
-    """A router that the service has. `activating`: its contexts are being folded; another one decides meanwhile."""
+    """A router that the service has. While the `activating` one's contexts are folded, the `deciding` one goes on."""
 
     router: str
     state: State
@@ -79,6 +80,8 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
         def state(name: str) -> State:
             if name == wanted:
                 return "active" if name == here else "activating"
+            if name == here:
+                return "deciding"
             return "earlier" if name in earlier else "pushed"
 
         return [
@@ -98,7 +101,7 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
     async def push(body: RouterBody, caller: Caller = admins) -> RouterChange:
         """Keep a trained router, so that it can be activated. It changes nothing yet."""
         contexts = _parsed(body)
-        _check(contexts, router, settings)
+        await asyncio.to_thread(_check, contexts, router, settings)
         there = contexts.fingerprint in [record.router for record in await router.store.routers()]
         await keep(contexts, caller.name)
         return RouterChange(router=contexts.fingerprint, changed=not there)
@@ -108,7 +111,8 @@ def add(app: FastAPI, router: Router, settings: Settings) -> None:
         """Decide with a router that was pushed, once the Learner has folded the log again in its contexts."""
         files = await router.store.router_files(name)
         if name != configured.fingerprint:
-            _check(ContextMap.parse(*found(files, "router", name), "the store"), router, settings)
+            pushed = ContextMap.parse(*found(files, "router", name), "the store")
+            await asyncio.to_thread(_check, pushed, router, settings)
         await keep(configured, "settings")  # what a rollback leads to, whatever the settings say by then
         event = RouterActivated(time=time.time(), router=name, by=caller.name)
         try:
@@ -161,13 +165,13 @@ def _parsed(body: RouterBody) -> ContextMap:
 
 def _check(contexts: ContextMap, router: Router, settings: Settings) -> None:
     """Refuse a router of other features, of adapters that are not there, or without what the policy needs."""
-    size, blocks = router.decider.contexts.input_dimension, settings.model.encode_blocks
+    size = router.decider.contexts.input_dimension
     if contexts.input_dimension != size:
         raise invalid(
             "document", f"input_dimension {contexts.input_dimension}, expected {size} as the model's features"
         )
-    if contexts.features.get("encode_blocks", blocks) != blocks:
-        raise invalid("document", f"features.encode_blocks {contexts.features['encode_blocks']}, expected {blocks}")
+    if wrong := feature_spec(settings).misfit(contexts.features):
+        raise invalid("document", wrong)
     if unknown := sorted(set(contexts.arms) - set(router.arms.registry.arms)):
         raise ApiError(
             409, f"router: it routes to {', '.join(unknown)}, expected adapters that are there", code="unknown_adapter"

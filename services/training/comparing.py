@@ -16,6 +16,7 @@ from policies.context import ContextMap
 from policies.mixtures import in_blocks, mixture
 from policies.training.recommendation import Way, recommend
 from services.adapters.registry import BASE, Registry
+from services.training import running
 from services.training.config import TrainingConfig
 from services.training.engines import engine
 from services.training.examples import Example
@@ -121,8 +122,8 @@ class Comparison:
         return _served(contexts.map(h).gates, contexts.layer_gates(h), members)
 
     def _success(self, course: Course, rows: Sequence[int], gates: Sequence[Gates]) -> Array:
-        with self._console.status(f"{course.stage}: answering {len(rows)} examples…"):
-            return self._engine(course).success([self._rows[i] for i in rows], gates)
+        with running.bar(self._console, f"{course.stage}: answers", len(rows)) as update:
+            return self._engine(course).success([self._rows[i] for i in rows], gates, lambda done: update(done, ""))
 
     def _engine(self, course: Course) -> Measuring:
         """An engine with the adapters that the course ended with."""

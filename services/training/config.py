@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from policies.training.end_to_end import Gates
 
@@ -84,23 +85,41 @@ class TrainingConfig(Part):
     @classmethod
     def load(cls, path: Path | None, **given: Any) -> Self:
         """The file's options, over them what is `given` and not None. ValueError names what is wrong."""
-        found: Any = {}
-        if path is not None:
-            found = yaml.safe_load(path.read_text()) or {}
-            if not isinstance(found, dict):
-                raise ValueError(f"{path}: {type(found).__name__}, expected options by name")
+        found = _options(path) if path else {}
         try:
             return cls.model_validate(
                 _merged(found, {name: value for name, value in given.items() if value is not None})
             )
         except ValidationError as error:
-            fault = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['input']!r:.60}: {fault['msg']}") from None
+            raise ValueError((f"{path}: " if path else "") + cls._said(error.errors()[0])) from None
+
+    @classmethod
+    def _said(cls, fault: ErrorDetails) -> str:
+        """What is wrong with an option."""
+        *groups, name = fault["loc"]
+        if fault["type"] != "extra_forbidden":
+            return f"{'.'.join(map(str, fault['loc']))}: {fault['input']!r:.60}: {fault['msg']}"
+        part: type[BaseModel] = cls
+        for group in groups:
+            part = type(getattr(part(), str(group)))
+        where = f" of {'.'.join(map(str, groups))}" if groups else ""
+        return f"option {name!r}{where} is unknown, expected some of {', '.join(part.model_fields)}"
 
     def fingerprint(self, *parts: str) -> str:
         """16 hex digits of the options and what else decides the outcome."""
         document = json.dumps([self.model_dump(mode="json"), *parts], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:16]
+
+
+def _options(path: Path) -> dict[str, Any]:
+    """The options of a file. ValueError: it is no YAML, or does not name options."""
+    try:
+        found = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: {type(found).__name__}, expected options by name")
+    return found
 
 
 def _merged(found: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

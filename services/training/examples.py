@@ -208,6 +208,8 @@ def _parquet(path: Path) -> Iterator[Any]:
     """Rows without empty columns; messages, boxes and outcomes may be JSON text."""
     try:
         file = pq.ParquetFile(path)
+        if "messages" not in file.schema_arrow.names:
+            raise InvalidData(f"{path}: no column messages, expected examples (an exported log goes with --from-log)")
         for batch in file.iter_batches():
             yield from map(_parquet_row, batch.to_pylist())
     except pa.ArrowException as error:

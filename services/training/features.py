@@ -5,7 +5,6 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -13,9 +12,9 @@ import numpy as np
 
 from policies.checks import Array
 from services.engine.base import InvalidPrompt, Prompt
+from services.engine.feature_spec import FeatureSpec
 from services.training.examples import Example, InvalidData
 
-_SAMPLE: Final = 1 << 20
 _PENDING: Final = 64
 
 
@@ -27,38 +26,6 @@ class Encoder(Protocol):
 
 
 Engines = Callable[[], AbstractContextManager[Encoder]]
-
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """What decides the features of a prompt besides the prompt."""
-
-    model: str
-    dtype: str
-    encode_blocks: int
-
-    @property
-    def document(self) -> dict[str, str | int | float | bool]:
-        """As the router's artifact says it."""
-        text = f"mean instruction state after {self.encode_blocks} decoder blocks"
-        return {"text": text, "vision": "mean merged patch embedding", **asdict(self)}
-
-
-def weights_hash(path: Path | str) -> str:
-    """16 hex digits of a checkpoint: its configuration, and of each weight file name, size, and both ends.
-
-    The name alone of a hub model. Whole files would take minutes for large models.
-    """
-    digest, folder = hashlib.sha256(), Path(path)
-    if not folder.is_dir():
-        return hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        digest.update(f"{file.name} {file.stat().st_size}".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(_SAMPLE))
-            opened.seek(max(0, file.stat().st_size - _SAMPLE))
-            digest.update(opened.read(_SAMPLE))
-    return digest.hexdigest()[:16]
 
 
 class FeatureCache:

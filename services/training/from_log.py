@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from policies.training.classifier import Classifier, ClassifierConfig
 from policies.training.collapse import alarms
 from services.adapters.registry import Registry
 from services.configuration import learning_config
+from services.insight import export
 from services.insight.evaluation import Evaluator, PolicyEvaluation, from_file
 from services.training import artifact, report, running
 from services.training.artifact import Supervised
@@ -37,8 +39,8 @@ class Lessons:
     """What a log teaches: the decision in each row with the arm that served, in the order of the log.
 
     weights [n]: 1 over the propensity of the row's whole unit (a decision by itself, or an episode), cut off and shared
-    among its decisions. rewards [n] of the unit. aside [n]: of the last units, which judge. `table` has the rows
-    of the log that belong to these.
+    among its decisions. rewards [n] of the unit. aside [n]: of the last units, which nothing is learned from. `judged`
+    is the log from the first of these on, with all that cannot be learned from: estimates need every decision.
     """
 
     H: Array
@@ -46,7 +48,7 @@ class Lessons:
     weights: Array
     rewards: Array
     aside: Mask
-    table: pa.Table
+    judged: pa.Table
 
     @property
     def baseline(self) -> float:
@@ -68,18 +70,35 @@ def read(path: Path, known: Sequence[str], size: int, *, clip: float, share: flo
     for i, row in enumerate(rows):
         if row["status"] != "cancelled":
             units.setdefault(row["episode"] or f"decision {row['id']}", []).append(i)
-    usable = [unit for unit in units.values() if all(_teaches(rows[i], known) and sizes[i] == size for i in unit)]
+    faults = [_fault([rows[i] for i in unit], [sizes[i] for i in unit], known, size) for unit in units.values()]
+    usable = [unit for unit, fault in zip(units.values(), faults, strict=True) if not fault]
     if len(usable) < _FEW:
-        raise InvalidData(f"{path}: {len(usable)} of {len(units)} units can be learned from, expected at least {_FEW}")
-    return _lessons(table, rows, usable, clip, share)
+        said = "".join(f"; {n} {fault}" for fault, n in Counter(faults).most_common() if fault)
+        few = f"{len(usable)} of {len(units)} units can be learned from, expected at least {_FEW}"
+        raise InvalidData(f"{path}: {few}{said}")
+    return _lessons(table, rows, list(units.values()), usable, clip, share)
 
 
-def _teaches(row: dict[str, Any], known: Sequence[str]) -> bool:
-    return bool(row["reward"] is not None and len(row["eligible"]) > 1 and row["propensity"] and row["arm"] in known)
+def _fault(unit: Sequence[dict[str, Any]], sizes: Sequence[int], known: Sequence[str], size: int) -> str:
+    """Why a unit teaches nothing; empty if it does."""
+    if any(row["reward"] is None for row in unit):
+        return "without a reward"
+    if any(len(row["eligible"]) < 2 or not row["propensity"] for row in unit):
+        return "without a choice or its propensity"
+    if other := [each for each in sizes if each != size]:
+        return f"with features of {other[0] // 2} numbers, expected {size // 2} as the router's"
+    if unknown := [row["arm"] for row in unit if row["arm"] not in known]:
+        return f"served by {unknown[0]}, which is no adapter of model.adapters"
+    return ""
 
 
 def _lessons(
-    table: pa.Table, rows: list[dict[str, Any]], units: Sequence[Sequence[int]], clip: float, share: float
+    table: pa.Table,
+    rows: list[dict[str, Any]],
+    all_units: Sequence[Sequence[int]],
+    units: Sequence[Sequence[int]],
+    clip: float,
+    share: float,
 ) -> Lessons:
     order = [i for unit in units for i in unit]
     first_aside = len(units) - max(1, round(share * len(units)))
@@ -91,10 +110,12 @@ def _lessons(
         rewards += [reward] * len(unit)
         aside += [number >= first_aside] * len(unit)
     chosen = table.take(order)
+    judging = all_units[all_units.index(units[first_aside]) :]
+    judged = table.take([i for unit in judging for i in unit])
     H = np.stack([np.frombuffer(features, np.float16) for features in chosen["features"].to_pylist()])
     arms = [rows[i]["arm"] for i in order]
     return Lessons(
-        H.astype(np.float64), arms, np.array(weights), np.array(rewards), np.array(aside, dtype=bool), chosen
+        H.astype(np.float64), arms, np.array(weights), np.array(rewards), np.array(aside, dtype=bool), judged
     )
 
 
@@ -112,6 +133,8 @@ class FromLog:
 
     def run(self, log: Path) -> Trained:
         """Train on the log and on what the router of the settings was trained on, if that was kept with it."""
+        if not log.is_file():
+            raise InvalidData(f"{log}: no such file, expected one of `pointsman export`")
         run = self._config.fingerprint(file_hash(log), self._before.fingerprint)
         if (found := artifact.of_run(self._out, run)) is not None:
             return Trained(found, artifact.document(found), found=True)
@@ -199,8 +222,7 @@ class FromLog:
 
     def _judged(self, lessons: Lessons, after: ContextMap) -> dict[str, Any]:
         """What both routers would have earned on the last part of the log, which neither was trained on here."""
-        held_out = lessons.table.filter(pa.array(lessons.aside))
-        old, new = (self._evaluated(held_out, contexts) for contexts in (self._before, after))
+        old, new = (self._evaluated(lessons.judged, contexts) for contexts in (self._before, after))
         told = old.refused is None and new.refused is None
         better = told and new.estimates["snips"].value >= old.estimates["snips"].value
         return {"before": old.model_dump(), "after": new.model_dump(), "better": better if told else None}
@@ -220,4 +242,4 @@ def file_hash(file: Path) -> str:
 
 
 async def _table(path: Path) -> pa.Table:
-    return pa.Table.from_batches([batch async for batch in from_file(path)])
+    return pa.Table.from_batches([batch async for batch in from_file(path)], schema=export.SCHEMA)

@@ -10,7 +10,7 @@ from typing import Final
 from PIL import Image
 from rich.table import Table
 
-from services.training.examples import Example, divide, scan
+from services.training.examples import Example, InvalidData, divide, scan
 
 _UNBALANCED: Final = 5.0
 _FEW: Final = 10
@@ -29,12 +29,12 @@ class DataReport:
 
 
 def check(path: Path, share: float, seed: int) -> DataReport:
-    """Read every row and every image. Raises InvalidData for a file that is no data."""
+    """Read every row and every image. Raises InvalidData for a file that is no data, or has no rows."""
     found, faults = scan(path)
     divided = divide(found, share, seed)
     faults += _unreadable(found)
     if not found and not faults:
-        faults.append("no rows, expected at least one example")
+        raise InvalidData(f"{path}: no rows, expected at least one example")
     counts: dict[str, dict[str, int]] = defaultdict(lambda: {"train": 0, "held_out": 0})
     for e in divided:
         assert e.split

@@ -3,8 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -39,9 +39,11 @@ class Measuring:
         self._sampling = Sampling(max_tokens=max_tokens)
         self._known: dict[_Name, float] = {}
 
-    def success(self, examples: Sequence[Example], gates: Sequence[Gates]) -> Array:
-        """Scores [n] of greedy answers."""
-        return np.array(asyncio.run(self._scores(examples, gates)))
+    def success(
+        self, examples: Sequence[Example], gates: Sequence[Gates], progress: Callable[[int], Any] = lambda _: None
+    ) -> Array:
+        """Scores [n] of greedy answers; `progress` is told how many are there."""
+        return np.array(asyncio.run(self._scores(examples, gates, progress)))
 
     def seconds(self, examples: Sequence[Example], ways: Sequence[Sequence[Gates]]) -> list[float]:
         """Seconds an answer under each of the ways, of a few that run together; the least of three turns of all."""
@@ -51,19 +53,28 @@ class Measuring:
     def _timed(self, examples: Sequence[Example], gates: Sequence[Gates]) -> float:
         asked = list(zip(examples, gates, strict=True))[:_TIMED]
         start = time.perf_counter()
-        asyncio.run(self._answers(asked))
+        asyncio.run(self._all(asked))
         return (time.perf_counter() - start) / len(asked)
 
-    async def _scores(self, examples: Sequence[Example], gates: Sequence[Gates]) -> list[float]:
+    async def _scores(
+        self, examples: Sequence[Example], gates: Sequence[Gates], progress: Callable[[int], Any]
+    ) -> list[float]:
         asked = {self._name(e, g): (e, g) for e, g in zip(examples, gates, strict=True)}
         missing = [name for name in asked if name not in self._known]
-        texts = await self._answers([asked[name] for name in missing])
-        for name, text in zip(missing, texts, strict=True):
-            self._known[name] = score(asked[name][0], text)
+        there = len(examples) - len(missing)
+        progress(there)
+
+        async def answer(name: _Name) -> None:
+            nonlocal there
+            self._known[name] = score(asked[name][0], await self._answer(*asked[name]))
+            there += 1
+            progress(there)
+
+        await asyncio.gather(*[answer(name) for name in missing])
         return [self._known[self._name(e, g)] for e, g in zip(examples, gates, strict=True)]
 
-    async def _answers(self, asked: Sequence[tuple[Example, Gates]]) -> list[str]:
-        return list(await asyncio.gather(*[self._answer(example, gates) for example, gates in asked]))
+    async def _all(self, asked: Sequence[tuple[Example, Gates]]) -> None:
+        await asyncio.gather(*[self._answer(example, gates) for example, gates in asked])
 
     async def _answer(self, example: Example, gates: Gates) -> str:
         pieces = [delta.text async for delta in self._engine.generate(example.prompt, gates, self._sampling)]

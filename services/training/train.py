@@ -16,7 +16,7 @@ from policies.training.calibration import Calibration, calibrate
 from policies.training.classifier import ClassifierConfig
 from policies.training.collapse import alarms
 from policies.training.network import RouterMLP
-from services.configuration import learning_config, make_registry
+from services.configuration import feature_spec, learning_config, make_registry
 from services.training import artifact, examples, report, running
 from services.training.artifact import Supervised
 from services.training.checkpoints import Checkpoints
@@ -24,7 +24,7 @@ from services.training.comparing import Comparison
 from services.training.config import TrainingConfig
 from services.training.engines import engine
 from services.training.examples import Example, InvalidData
-from services.training.features import Engines, FeatureSpec, features, weights_hash
+from services.training.features import Engines, features
 from services.training.stages import Course, Stages
 
 RUNS = ".runs"
@@ -53,8 +53,7 @@ class Training:
         self._out = out
         self._console = console
         self._registry = make_registry(settings)
-        model = settings.model
-        self._spec = FeatureSpec(weights_hash(model.path), model.dtype, model.encode_blocks)
+        self._spec = feature_spec(settings)
 
     def run(self, data: Path) -> Trained:
         """Train on a file, or find the version that the same run has made. Raises InvalidData, ValueError."""

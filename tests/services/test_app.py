@@ -12,6 +12,7 @@ from cluster.settings import Settings
 from policies.context import ContextMap
 from policies.supervision import Supervision
 from services.app import build, check
+from services.configuration import feature_spec
 from services.edge.auth import key_hash
 from services.launch import running
 
@@ -52,11 +53,29 @@ def test_a_policy_must_have_what_it_goes_by(tmp_path: Path) -> None:
 def test_a_router_must_be_there_and_fit_the_adapters(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"router.path: .* has no router.json"):
         check(settings(router={"path": tmp_path}))
+    (tmp_path / "router.json").write_text("{")
+    with pytest.raises(ValueError, match=r"router.path: .* has no router.safetensors"):
+        check(settings(router={"path": tmp_path}))
     adapters = tmp_path / "adapters"
     known = next(path for path in sorted(Settings().model.adapters.iterdir()))
     shutil.copytree(known, adapters / known.name)
     with pytest.raises(ValueError, match=r"routes to .*, expected adapters of model.adapters"):
         check(settings(model={"adapters": adapters}))
+
+
+def test_a_router_must_have_been_trained_on_features_of_this_base(tmp_path: Path) -> None:
+    known = ContextMap.load(Settings().router.path)
+    here = feature_spec(Settings()).document
+    for changed, said in (
+        ({"model": "0123456789abcdef"}, rf"features.model 0123456789abcdef, expected {here['model']} as the base of"),
+        ({"encode_blocks": 7}, "features.encode_blocks 7, expected 2 as model.encode_blocks"),
+    ):
+        replace(known, features=here | changed).save(tmp_path)
+        with pytest.raises(ValueError, match=f"router.path: {tmp_path} has {said}"):
+            check(settings(router={"path": tmp_path}))
+    for same in (here, here | {"model": "Qwen/Qwen3-VL-4B-Instruct"}):  # a name says nothing of files, nor they of it
+        replace(known, features=same).save(tmp_path)
+        check(settings(router={"path": tmp_path}))
 
 
 def test_replicas_and_requests_in_flight_are_as_set() -> None:

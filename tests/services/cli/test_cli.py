@@ -1,10 +1,14 @@
 """The `pointsman` command against a real server on a loopback port."""
 
 import asyncio
+import contextlib
 import json
+import os
 import re
+import signal
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.settings import ApiKey
+from services import launch
 from services.cli.client import Client, ServiceError, user_message
 from services.cli.main import app, main
 from services.edge.auth import key_hash
@@ -57,6 +62,13 @@ class Terminal:
         assert result.exit_code == code, (result.output, result.exception)
         return result.output
 
+    async def refused(self, *arguments: str) -> str:
+        """What the error says of a command that fails."""
+        result = await asyncio.to_thread(invoke, *arguments, "--url", self.url)
+        assert (result.exit_code, result.output) == (1, "")
+        assert isinstance(result.exception, (ValueError, ServiceError)), result.exception
+        return str(result.exception)
+
 
 @pytest.fixture
 async def terminal(world: World) -> AsyncIterator[Terminal]:
@@ -74,6 +86,28 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_no_command_is_a_call_for_help() -> None:
     assert "Usage:" in invoke().output
+
+
+def test_serving_ends_in_order_at_a_signal_whatever_handlers_came_with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    aborted, before = list[int](), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    @contextlib.contextmanager
+    def started(*_: object, **__: object) -> Iterator[str]:
+        signal.signal(signal.SIGTERM, lambda number, _: aborted.append(number))
+        later = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+        at_last = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
+        later.start()
+        at_last.start()
+        yield "http://127.0.0.1:8000"
+        at_last.cancel()
+
+    monkeypatch.setattr(launch, "running", started)
+    try:
+        assert "Stopping" in invoke("serve").output
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert not aborted
 
 
 class TestWithoutAService:
@@ -183,6 +217,8 @@ class TestAgainstAService:
         await world.fold()
         file = tmp_path / "log.parquet"
         assert "KiB" in await terminal("export", "--to", str(file))
+        away = tmp_path / "none" / "log.parquet"
+        assert f"no such directory {away.parent}" in await terminal.refused("export", "--to", str(away))
         assert pq.read_table(file).column("id").to_pylist() == [id_]
         said = plain(await terminal("evaluate", "--policy", "mlp", code=1))
         assert "the effective sample size is 1.0 of 1" in said

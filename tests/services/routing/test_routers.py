@@ -212,6 +212,10 @@ async def test_a_router_of_unknown_adapters_or_other_features_is_refused(world: 
     response = await world.post("/v1/routers", body(other))
     assert response.status_code == 400
     assert "encode_blocks 7, expected 2" in response.json()["error"]["message"]
+    other = replace(contexts, features={"model": "0123456789abcdef"})
+    response = await world.post("/v1/routers", body(other))
+    assert response.status_code == 400
+    assert "features.model 0123456789abcdef, expected" in response.json()["error"]["message"]
 
 
 async def removed(world: World, contexts: ContextMap, status: int = 200) -> str:

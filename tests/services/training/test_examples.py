@@ -73,6 +73,9 @@ def test_a_line_that_is_no_json_and_a_file_that_is_no_parquet_are_named(tmp_path
     (tmp_path / "d.parquet").write_text("nothing")
     with pytest.raises(InvalidData, match="row 1: not JSON"):
         read(tmp_path / "d.jsonl")
+    pq.write_table(pa.table({"id": ["d1"]}), tmp_path / "log.parquet")
+    with pytest.raises(InvalidData, match=r"log\.parquet: no column messages, expected examples .*--from-log"):
+        read(tmp_path / "log.parquet")
     with pytest.raises(InvalidData, match=r"d\.parquet: not Parquet"):
         read(tmp_path / "d.parquet")
     with pytest.raises(InvalidData, match="no such file"):

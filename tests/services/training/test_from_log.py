@@ -124,8 +124,13 @@ def test_units_that_say_nothing_are_left_out(tmp_path: Path) -> None:
         decision(66, "inbox", 1.0, status="cancelled"),
     ]
     lessons = read(save(tmp_path / "log.parquet", [*good, *bad]), ARMS, SIZE, clip=50, share=0.2)
-    assert lessons.table["id"].to_pylist() == [f"d{i}" for i in range(60)]
-    with pytest.raises(InvalidData, match="1 of 5 units can be learned from, expected at least 50"):
+    assert lessons.arms == ["inbox"] * 60
+    assert lessons.judged["id"].to_pylist() == [f"d{i}" for i in range(48, 66)]
+    few = (
+        "1 of 5 units can be learned from, expected at least 50; 1 without a reward; 1 without a choice or its "
+        "propensity; 1 with features of 1 numbers, expected 17 as the router's; 1 served by top2, which is no adapter"
+    )
+    with pytest.raises(InvalidData, match=few):
         read(save(tmp_path / "few.parquet", [good[0], *bad[:4]]), ARMS, SIZE, clip=50, share=0.2)
 
 
@@ -151,3 +156,25 @@ def test_the_same_log_is_found_again_and_a_broken_one_is_refused(tmp_path: Path,
     (tmp_path / "bad.parquet").write_text("x")
     with pytest.raises(ValueError, match=r"bad\.parquet is not readable"):
         train(tmp_path / "bad.parquet", tmp_path / "out", adapters, old)
+
+
+def test_a_log_that_is_not_there_or_holds_nothing_is_named(tmp_path: Path, adapters: Path, old: Path) -> None:
+    with pytest.raises(InvalidData, match=r"none\.parquet: no such file, expected one of `pointsman export`"):
+        train(tmp_path / "none.parquet", tmp_path / "out", adapters, old)
+    with pytest.raises(InvalidData, match=r"empty\.parquet: 0 of 0 units can be learned from, expected at least 50"):
+        train(save(tmp_path / "empty.parquet", []), tmp_path / "out", adapters, old)
+
+
+def test_routers_are_judged_on_all_decisions_also_those_that_mixtures_served(
+    tmp_path: Path, adapters: Path, old: Path
+) -> None:
+    """Every second decision is a mixture's, at even chances: without these, weights would be 2 in the mean, not 1."""
+    rng = np.random.default_rng(1)
+    arms, chances = ["calendar", "inbox", "top2"], [0.25, 0.25, 0.5]
+    decisions = [
+        decision(i, arms[k], float(i % 3 == 0), chances[k], eligible=arms, costs=[0.0] * 3)
+        for i, k in enumerate(rng.choice(3, size=3000, p=chances))
+    ]
+    found = train(save(tmp_path / "log.parquet", decisions), tmp_path / "out", adapters, old).known["evaluation"]
+    assert found["before"]["mean_weight"] == pytest.approx(1, abs=0.2)
+    assert found["before"]["estimates"]["ips"]["value"] == pytest.approx(1 / 3, abs=0.1)

@@ -32,3 +32,13 @@ def test_a_slow_moment_is_not_held_against_the_way_that_it_hit() -> None:
     examples = [example(PROMPTS["text only"], "done", row=row) for row in range(2)]
     one, two = Measuring(Busy(), 4).seconds(examples, [[{"a": 1.0}] * 2, [{"a": 0.5, "b": 0.5}] * 2])
     assert one < two < 0.1
+
+
+def test_it_tells_how_many_answers_are_there() -> None:
+    examples = [example(PROMPTS["text only"], "done", row=row) for row in range(3)]
+    measuring, told = Measuring(Busy(), 4), list[int]()
+    gates = [{"a": 1.0}, {"b": 1.0}, {"a": 1.0}]  # the third question is the first again
+    assert measuring.success(examples, gates, told.append).tolist() == [1.0] * 3
+    assert told == [1, 2, 3]
+    assert measuring.success(examples, gates, told.append).tolist() == [1.0] * 3
+    assert told[3:] == [3]

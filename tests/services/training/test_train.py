@@ -114,8 +114,21 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, adapters: Path) ->
         train(write(tmp_path / "b.jsonl", [row(i, "inbox") for i in range(9)]), tmp_path / "out", adapters)
     with pytest.raises(InvalidAdapter, match="not a directory"):
         train(tmp_path / "a.jsonl", tmp_path / "out", tmp_path / "none")
-    (tmp_path / "bad.yaml").write_text("classifier: {epoch: 3}")
-    with pytest.raises(ValueError, match=r"classifier\.epoch: 3"):
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("classifier: {epoch: 3}", r"option 'epoch' of classifier is unknown, expected some of epochs, patience"),
+        ("sede: 1", r"option 'sede' is unknown, expected some of seed, held_out"),
+        ("hidden: wide", r"hidden: 'wide': Input should be a valid integer"),
+        ("[1, 2", r"bad\.yaml is not YAML: "),
+        ("[1, 2]", r"list, expected options by name"),
+    ],
+)
+def test_an_option_that_there_is_not_is_named_with_its_file(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"bad\.yaml.*{said}" if "not YAML" not in said else said):
         TrainingConfig.load(tmp_path / "bad.yaml")
 
 
