@@ -206,9 +206,13 @@ class AdapterCache(Generic[B]):
         for waiting in (self._queue, self._loading):
             if ticket in waiting:
                 waiting.remove(ticket)
-        self._held -= Counter(ticket.held)
-        self._left(self._table.release(ticket.held))
+        self._let_go(ticket)
         self._go_on()
+
+    def _let_go(self, ticket: _Ticket) -> None:
+        held, ticket.held = ticket.held, set()
+        self._held -= Counter(held)
+        self._left(self._table.release(held))
 
     def _go_on(self) -> None:
         """Admit whom there is room for; the first in line is passed by a bounded number of times, and never for pages.
@@ -311,6 +315,7 @@ class AdapterCache(Generic[B]):
         for ticket in [ticket for ticket in self._loading if key in ticket.held]:
             ticket.held.discard(key)
             self._loading.remove(ticket)
+            self._let_go(ticket)  # now: another of its adapters may fail before it hears of this
             _fail(ticket, AdapterLost(said, name, key) if lost else AdapterUnavailable(said))
 
     def _left(self, keys: Iterable[str]) -> None:

@@ -323,6 +323,21 @@ async def test_what_cannot_be_read_fails_those_who_need_it_and_nobody_else(
     await running.end()
 
 
+async def test_a_mixture_of_which_two_cannot_be_read_lets_go_of_all(cache: AdapterCache[Blob], shelf: Shelf) -> None:
+    """The second one fails before the request has heard of the first."""
+    shelf.broken = {"b", "c"}
+    shelf.gate.clear()
+    mixture = asyncio.create_task(serve(cache, A, adapter("b"), adapter("c")))
+    await until(lambda: shelf.reads == ["a"])
+    shelf.gate.set()
+    time.sleep(0.2)  # noqa: ASYNC251 - all is read, and the loop hears of nothing
+    with pytest.raises(AdapterLost):
+        await mixture
+    cache.check_integrity()
+    await until(lambda: not any(entry.pins for entry in cache.view().device))
+    assert cache.view().broken.keys() == {"b", "c"}
+
+
 async def test_what_could_not_be_read_is_worth_another_try_after_a_while(device: Device, shelf: Shelf) -> None:
     now = 100.0
     cache = AdapterCache(device, shelf.read, caching.create("lru"), host_bytes=1000, clock=lambda: now)
@@ -460,7 +475,7 @@ async def test_closing_fails_who_waits(device: Device, shelf: Shelf) -> None:
 async def test_random_loads_neither_lose_a_page_nor_serve_another_adapter(
     device: Device, shelf: Shelf, policy: str, seed: int
 ) -> None:
-    """Forty adapters over eight pages; requests come, give up, fail and end in any order; the books hold throughout."""
+    """Forty adapters over eight pages; requests come, give up, fail and end in any order, adapters come and go; the books hold."""
     chance = random.Random(seed)
     cache = AdapterCache(device, shelf.read, caching.create(policy), host_bytes=100)
     adapters = [adapter(f"adapter{number}", chance.choice([1, 1, 2, 3])) for number in range(40)]
@@ -479,11 +494,21 @@ async def test_random_loads_neither_lose_a_page_nor_serve_another_adapter(
                         cache.check_integrity()
                     served += 1
 
+    async def change() -> None:
+        while True:
+            there = chance.sample(adapters, chance.randrange(10, 41))
+            cache.follow(there, kept=[each.fingerprint for each in there[:3]])
+            cache.check_integrity()
+            await asyncio.sleep(0.003 * chance.random())
+
+    changing = asyncio.create_task(change())
     results = await asyncio.wait_for(
         asyncio.gather(*[request() for _ in range(200)], return_exceptions=True), PATIENCE_S
     )
     assert [result for result in results if result and not isinstance(result, TimeoutError)] == []
     assert served > 20
+    changing.cancel()
+    cache.follow(adapters)
     await until(lambda: cache.view().waiting == 0 and all(entry.ready for entry in cache.view().device))
     assert not any(entry.pins for entry in cache.view().device)
     cache.check_integrity()
