@@ -475,7 +475,7 @@ async def test_closing_fails_who_waits(device: Device, shelf: Shelf) -> None:
 async def test_random_loads_neither_lose_a_page_nor_serve_another_adapter(
     device: Device, shelf: Shelf, policy: str, seed: int
 ) -> None:
-    """Forty adapters over eight pages; requests come, give up, fail and end in any order, adapters come and go; the books hold."""
+    """Forty adapters over eight pages; requests come, give up, fail and end in any order, adapters come and go."""
     chance = random.Random(seed)
     cache = AdapterCache(device, shelf.read, caching.create(policy), host_bytes=100)
     adapters = [adapter(f"adapter{number}", chance.choice([1, 1, 2, 3])) for number in range(40)]
