@@ -10,4 +10,6 @@ insight              what people ask of the log
 edge, routes, dashboard, gateway    HTTP
 assembly, deployments, app, launch  all of it from settings, on Ray Serve
 cli, training        the command line, and the routers that it trains
+
+configuration and engines (parts from settings), schemas (wire types), tracing and background are for several of them.
 """
