@@ -26,10 +26,10 @@ from services.routing.screens import Screens
 from services.routing.switching import Routers
 
 
-def make_router(settings: Settings, model: Model) -> Router:
-    """The Router in front of a model."""
+def make_router(settings: Settings, model: Model, configured: ContextMap | None = None) -> Router:
+    """The Router in front of a model. The `configured` trained router is that of the settings, unless it is given."""
     arms, store = Arms(make_registry(settings)), make_store(settings)
-    routers = Routers(settings, store, arms, ContextMap.load(settings.router.path))
+    routers = Routers(settings, store, arms, configured or ContextMap.load(settings.router.path))
     return Router(
         settings.router,
         base=settings.model.public_name,

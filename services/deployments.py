@@ -18,8 +18,7 @@ from services.caching.residency import ResidencyFollower
 from services.configuration import base_names, make_cache, make_registry, make_shelf, make_store
 from services.edge.metrics import Metrics, merged
 from services.engine.base import Engine
-from services.engine.loading import load
-from services.engine.routed import RoutedEngine
+from services.engines import make_engine
 from services.gateway import build_gateway
 from services.model.remote import RemoteModel
 from services.model.replica import ModelReplica
@@ -29,21 +28,8 @@ EngineMaker = Callable[[Settings], Engine]
 
 
 def routed_engine(settings: Settings) -> Engine:
-    """The engine of a Model replica, its model loaded."""
-    model = settings.model
-    return RoutedEngine(
-        load(model.path, dtype=model.dtype, device="cuda" if model.gpus else "cpu"),
-        max_batch=model.max_batch,
-        max_mixture=model.max_mixture,
-        kv_tokens=model.kv_tokens,
-        lora_pages=model.lora_pages,
-        prefill_chunk=model.prefill_chunk,
-        encode_blocks=model.encode_blocks,
-        image_cache=model.image_cache,
-        state_cache=model.state_cache,
-        device_rows=settings.cache.device_rows,
-        bases=base_names(settings),
-    )
+    """The engine of a Model replica."""
+    return make_engine(settings, device_rows=settings.cache.device_rows, bases=base_names(settings))
 
 
 class ModelDeployment(ModelReplica):

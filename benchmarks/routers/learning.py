@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,9 +21,9 @@ from policies.context import ContextMap
 from policies.training.network import RouterMLP
 from services.adapters.registry import BASE
 from services.configuration import feature_spec, make_registry
+from services.engines import make_engine
 from services.training import examples
 from services.training.config import TrainingConfig
-from services.training.engines import engine
 from services.training.features import features
 from services.training.measure import Measuring
 from services.training.train import CACHE, Trained, Training
@@ -78,7 +79,9 @@ class Trainer:
 
     def features(self, episodes: Sequence[Episode]) -> Array:
         """H [n,D], as the service would log them."""
-        return features(self.examples(episodes), self._spec, self._out / CACHE, lambda: engine(Settings(), {}))
+        return features(
+            self.examples(episodes), self._spec, self._out / CACHE, lambda: closing(make_engine(Settings()))
+        )
 
     def examples(self, episodes: Sequence[Episode]) -> list[examples.Example]:
         """Episodes as training reads them."""
@@ -111,7 +114,7 @@ def answered(trainer: Trainer, world: World, run: Run, every: int) -> dict[str, 
     success = {}
     for stage, chosen in run.raw.items():
         own = {path.name: path for path in run.adapters[stage].iterdir()} if stage in run.adapters else {}
-        with engine(Settings(), paths | own) as made:
+        with closing(make_engine(Settings(), paths | own)) as made:
             gates = [{} if arm == BASE else {arm: 1.0} for arm in chosen[::every]]
             success[stage] = float(Measuring(made, 24).success(asked, gates).mean())
     return success

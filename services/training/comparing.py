@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -16,9 +16,9 @@ from policies.context import ContextMap
 from policies.mixtures import in_blocks, mixture
 from policies.training.recommendation import Way, recommend
 from services.adapters.registry import BASE, Registry
+from services.engines import make_engine
 from services.training import running
 from services.training.config import TrainingConfig
-from services.training.engines import engine
 from services.training.examples import Example
 from services.training.measure import Gates, Measuring
 from services.training.stages import Course
@@ -130,7 +130,7 @@ class Comparison:
         name = course.stage if course.adapters else ""
         if name not in self._measuring:
             paths = self._registry.paths if course.adapters is None else self._written(course)
-            made = self._open.enter_context(engine(self._settings, paths))
+            made = self._open.enter_context(closing(make_engine(self._settings, paths)))
             self._measuring[name] = Measuring(made, self._config.max_tokens)
         return self._measuring[name]
 

@@ -1,6 +1,7 @@
 """From examples to a version of a router: features, the stages, calibration, and everything that is kept of it."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,12 @@ from policies.training.classifier import ClassifierConfig
 from policies.training.collapse import alarms
 from policies.training.network import RouterMLP
 from services.configuration import feature_spec, learning_config, make_registry
+from services.engines import make_engine
 from services.training import artifact, examples, report, running
 from services.training.artifact import Supervised
 from services.training.checkpoints import Checkpoints
 from services.training.comparing import Comparison
 from services.training.config import TrainingConfig
-from services.training.engines import engine
 from services.training.examples import Example, InvalidData
 from services.training.features import Engines, features
 from services.training.stages import Course, Stages
@@ -47,7 +48,7 @@ class Training:
         self, settings: Settings, config: TrainingConfig, out: Path, console: Console, engines: Engines | None = None
     ) -> None:
         """`engines` gives what computes features, by default the service's own engine."""
-        self._engines = engines or (lambda: engine(settings, {}))
+        self._engines = engines or (lambda: closing(make_engine(settings)))
         self._settings = settings
         self._config = config
         self._out = out

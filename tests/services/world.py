@@ -20,6 +20,7 @@ from cluster.store import Store
 from policies.context import ContextMap
 from policies.posterior import Posterior
 from policies.prior import Prior
+from services import assembly
 from services.adapters.cache import AdapterCache
 from services.caching.residency import ResidencyFollower
 from services.catalogue.arms import Arms
@@ -37,11 +38,8 @@ from services.gateway import build_gateway
 from services.learning.learner import Learner
 from services.model.base import Model
 from services.model.replica import ModelReplica
-from services.routing.journal import Journal
 from services.routing.router import Router
-from services.routing.screens import Screens
 from services.routing.snapshots import SnapshotFollower
-from services.routing.switching import Routers
 from tests.services.fakes import FAMILIES, FakeEngine
 
 PATIENCE_S = 120.0
@@ -153,17 +151,8 @@ def make_follower(settings: Settings, contexts: ContextMap, store: Store, arms: 
 def make_router(
     settings: Settings, contexts: ContextMap, engine: Engine, cache: AdapterCache[Any] | None = None
 ) -> Router:
-    store, arms = make_store(settings), Arms(make_registry(settings))
-    return Router(
-        settings.router,
-        base=settings.model.public_name,
-        model=ModelReplica(engine, cache or make_cache(settings, engine), make_shelf(settings)),
-        store=store,
-        arms=arms,
-        routers=Routers(settings, store, arms, contexts),
-        screens=Screens(store, settings.store.keep_screens),
-        journal=Journal(store, bound=settings.store.journal, patience_s=settings.store.patience_s),
-    )
+    model = ModelReplica(engine, cache or make_cache(settings, engine), make_shelf(settings))
+    return assembly.make_router(settings, model, contexts)
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,8 @@ import pytest
 from policies.context import ContextMap
 from services.training import train as training
 from tests.services.cli.test_cli import Terminal, fails, invoke, plain, terminal
-from tests.services.training.data import fake_engine, row, rows, write
+from tests.services.fakes import FakeEngine
+from tests.services.training.data import row, rows, write
 from tests.services.world import World
 
 __all__ = ["terminal"]
@@ -26,7 +27,7 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "engine", lambda *_: fake_engine())
+    monkeypatch.setattr(training, "make_engine", lambda *_: FakeEngine())
 
 
 def test_a_good_file_is_counted_and_a_bad_one_ends_with_1(tmp_path: Path) -> None:
