@@ -7,7 +7,8 @@ import pytest
 
 from cluster.events import ArmScore, Decision
 from cluster.store import Store
-from tests.cluster.cutting_proxy import CuttingProxy
+from tests.cluster.said import NOW
+from tests.cutting_proxy import CuttingProxy
 
 WINDOW_S, RETENTION_S = 100.0, 1000.0
 MakeDecision = Callable[..., Decision]
@@ -36,7 +37,7 @@ async def cut_store(cut: CuttingProxy, prefix: str) -> AsyncIterator[Store]:
 def make_decision() -> MakeDecision:
     def make(decision_id: str, **changes: Any) -> Decision:
         values: dict[str, Any] = {
-            "time": 1_000.25,
+            "time": NOW,
             "id": decision_id,
             "model": "qwen3-vl",
             "arm": "calendar",

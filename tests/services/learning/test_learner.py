@@ -5,8 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from services.configuration import learning_config, make_store
 from services.learning.folding import Folding
 from services.learning.learner import Learner
 from services.learning.verification import verify
+from tests.cutting_proxy import CuttingProxy
 from tests.services.cli.test_cli import Terminal, plain
 from tests.services.learning.test_fold import decision, reward
 from tests.services.world import World, end, eventually, listening, write_adapters
@@ -138,13 +138,13 @@ async def test_a_commit_whose_answer_is_lost_counts_once(world: World) -> None:
     """The client sends it again; the server knows it."""
     await traffic(world)
     async with (
-        Outage(world.settings.store.url.get_secret_value(), "answer", refusals=0) as outage,
-        way(world, outage.url) as shaky,
+        outage(world, "answer") as broken,
+        way(world, broken.url) as shaky,
     ):
         unlucky = learner(world, store=shaky)
         await unlucky.start(world.registry)
         await unlucky.step()
-        assert outage.broken
+        assert broken.cuts == 1
         check((await committed(world))["inbox"])
         await world.store.feedback([reward("d5", 0.5, time=time.time())])
         await unlucky.step()
@@ -158,13 +158,12 @@ async def test_a_running_one_survives_an_outage(
 ) -> None:
     """The store goes away when something was folded; it may be away still at the first attempt to begin again."""
     await traffic(world)
-    outage = Outage(world.settings.store.url.get_secret_value(), lost, refusals)
-    async with outage, way(world, outage.url, patient=False) as shaky:
+    async with outage(world, lost, refusals) as broken, way(world, broken.url, patient=False) as shaky:
         with caplog.at_level(logging.CRITICAL):
             running = asyncio.create_task(learner(world, store=shaky).run(world.registry))
 
             async def folded() -> bool:
-                return (await committed(world))["inbox"].pulls > 0 and outage.refused == refusals
+                return (await committed(world))["inbox"].pulls > 0 and broken.refused == refusals
 
             async def ticked() -> bool:
                 return (await world.store.learner_state()).alive > before
@@ -309,56 +308,11 @@ async def test_a_drift_is_shown_and_counted(world: World) -> None:
     assert "trust 0.25" in said
 
 
-class Outage:
-    """A way to the server that breaks once, at the first commit of an arm, and then refuses some connections.
-
-    What is lost is the request, or else its answer: then the server has run the commit.
-    """
-
-    def __init__(self, url: str, lost: Literal["request", "answer"], refusals: int) -> None:
-        self._upstream = urlsplit(url)
-        self._lost = lost
-        self._refusals = refusals
-        self._swallowing = False
-        self.broken = False
-        self.refused = 0
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self._server.close()
-
-    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        if self.broken and self.refused < self._refusals:
-            self.refused += 1
-            to_client.close()
-            return
-        server, to_server = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
-        ways = [asyncio.create_task(way) for way in (self._up(client, to_server), self._down(server, to_client))]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        to_server.close()
-        to_client.close()
-
-    async def _up(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
-        while request := await client.read(1 << 16):
-            if b"scalars" in request and not self.broken:  # what the blob of an arm begins with
-                self.broken = True
-                if self._lost == "request":
-                    return
-                self._swallowing = True
-            to_server.write(request)
-
-    async def _down(self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        while answer := await server.read(1 << 16):
-            if self._swallowing:
-                self._swallowing = False
-                return
-            to_client.write(answer)
+def outage(world: World, lost: Literal["request", "answer"], refusals: int = 0) -> CuttingProxy:
+    """A way to the world's store that breaks at the first commit of an arm, whose blob begins with its scalars."""
+    proxy = CuttingProxy(world.settings.store.url.get_secret_value(), mark=b"scalars", lost=lost, refusals=refusals)
+    proxy.armed = True
+    return proxy
 
 
 @contextlib.asynccontextmanager
