@@ -8,6 +8,7 @@ from rich.console import Console
 from services.cli import tables
 from services.cli.cache_table import caches, problems
 from services.cli.client import Client
+from services.cli.options import DEFAULT_URL, AsJson, Key, Url
 
 app = typer.Typer(help="List, add, update, remove, pin and unpin adapters.", invoke_without_command=True)
 console = Console()
@@ -16,10 +17,6 @@ Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 Description = Annotated[str | None, typer.Option(help="What it is good at.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="Repeatable.")]
 Coordinates = Annotated[str | None, typer.Option(help="Convention of its answers, such as relative-1000.")]
-Url = Annotated[str, typer.Option("--url", envvar="POINTSMAN_URL", help="Address of the service.")]
-Key = Annotated[str | None, typer.Option("--key", envvar="POINTSMAN_KEY", help="Bearer key, if the service wants one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON of the service instead of a table.")]
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @app.callback()

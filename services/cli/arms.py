@@ -7,14 +7,12 @@ from rich.console import Console
 
 from services.cli import tables
 from services.cli.client import Client
+from services.cli.options import DEFAULT_URL, Key, Url
 
 app = typer.Typer(help="List, add, remove, freeze, unfreeze and rename arms.", no_args_is_help=True)
 console = Console()
 
 Arm = Annotated[str, typer.Argument(help="Name of the arm.")]
-Url = Annotated[str, typer.Option("--url", envvar="POINTSMAN_URL", help="Address of the service.")]
-Key = Annotated[str | None, typer.Option("--key", envvar="POINTSMAN_KEY", help="Bearer key, if the service wants one.")]
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @app.command("list")

@@ -7,13 +7,10 @@ import typer
 from rich.console import Console
 
 from services.cli.client import Client
+from services.cli.options import DEFAULT_URL, Key, Url
 
 console = Console()
-DEFAULT_URL = "http://127.0.0.1:8000"
 _LOOK_S = 0.2
-
-Url = Annotated[str, typer.Option("--url", envvar="POINTSMAN_URL", help="Address of the service.")]
-Key = Annotated[str | None, typer.Option("--key", envvar="POINTSMAN_KEY", help="Bearer key, if the service wants one.")]
 
 
 def forget(

@@ -25,6 +25,7 @@ from services.cli.api_reference import api
 from services.cli.client import Client, user_message
 from services.cli.deploy import deploy
 from services.cli.forgetting import forget
+from services.cli.options import DEFAULT_URL, AsJson, Key, Url
 from services.cli.options import settings as given_settings
 from services.edge.auth import key_hash
 
@@ -48,11 +49,6 @@ app.command()(forget)
 app.command()(deploy)
 console = Console()
 _LONG_S = 3600.0
-
-Url = Annotated[str, typer.Option("--url", envvar="POINTSMAN_URL", help="Address of the service.")]
-Key = Annotated[str | None, typer.Option("--key", envvar="POINTSMAN_KEY", help="Bearer key, if the service wants one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON of the service instead of a table.")]
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @app.command()

@@ -9,39 +9,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.cli import tables
 from services.cli.client import Client, ServiceError
+from services.cli.options import DEFAULT_URL, AsJson, Key, Url
 
 app = typer.Typer(help="Push, activate, roll back, list and remove trained routers.", no_args_is_help=True)
 console = Console()
 
-Url = Annotated[str, typer.Option("--url", envvar="POINTSMAN_URL", help="Address of the service.")]
-Key = Annotated[str | None, typer.Option("--key", envvar="POINTSMAN_KEY", help="Bearer key, if the service wants one.")]
-DEFAULT_URL = "http://127.0.0.1:8000"
+Fingerprint = Annotated[str, typer.Argument(help="Its fingerprint, or the beginning of it.")]
 
 
 @app.command("list")
-def list_routers(
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON of the service instead of a table.")] = False,
-) -> None:
+def list_routers(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """Every router that the service has, and which one decides."""
     with Client(url, key) as service:
-        views = service.get("/v1/routers")
-    if as_json:
-        console.print_json(json.dumps(views))
-        return
-    table = Table("router", "state", "adapters", "held-out accuracy", "pushed by")
-    for view in views:
-        accuracy = view["metrics"].get("mlp_accuracy")
-        table.add_row(
-            view["router"],
-            view["state"] + (" (of the settings)" if view["configured"] else ""),
-            str(len(view["arms"])),
-            "–" if accuracy is None else f"{accuracy:.3f}",
-            view["by"] or "–",
-        )
-    console.print(table)
+        tables.show(console, service.get("/v1/routers"), _table, as_json)
 
 
 @app.command()
@@ -69,14 +51,10 @@ def push(
 
 
 @app.command("activate")
-def activate_router(
-    router: Annotated[str, typer.Argument(help="Its fingerprint, or the beginning of it.")],
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+def activate_router(router: Fingerprint, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Decide with another router, once all evidence has been folded again in its contexts."""
     with Client(url, key) as service:
-        name = _whole(router, [view["router"] for view in service.get("/v1/routers")])
+        name = _whole(service, router)
         _say(service.post(f"/v1/routers/{name}/activate", {}), "activated", "active already")
 
 
@@ -88,14 +66,10 @@ def rollback(url: Url = DEFAULT_URL, key: Key = None) -> None:
 
 
 @app.command()
-def remove(
-    router: Annotated[str, typer.Argument(help="Its fingerprint, or the beginning of it.")],
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+def remove(router: Fingerprint, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Forget a router that neither decides nor is what a rollback returns to."""
     with Client(url, key) as service:
-        name = _whole(router, [view["router"] for view in service.get("/v1/routers")])
+        name = _whole(service, router)
         _say(service.delete(f"/v1/routers/{name}"), "removed", "gone already")
 
 
@@ -119,7 +93,9 @@ def _check_evaluation(directory: Path) -> None:
     raise ServiceError(f"{directory}: {why} (--force activates it all the same)")
 
 
-def _whole(beginning: str, names: list[str]) -> str:
+def _whole(service: Client, beginning: str) -> str:
+    """The one fingerprint of the service's routers that begins so."""
+    names: list[str] = [view["router"] for view in service.get("/v1/routers")]
     fitting = [name for name in names if name.startswith(beginning)]
     if len(fitting) != 1:
         raise ServiceError(f"{beginning!r} fits {len(fitting)} routers, expected one of {', '.join(names)}")
@@ -128,3 +104,17 @@ def _whole(beginning: str, names: list[str]) -> str:
 
 def _say(change: dict[str, Any], done: str, already: str) -> None:
     console.print(f"{change['router']}: {done if change['changed'] else already}", highlight=False)
+
+
+def _table(views: list[dict[str, Any]]) -> Table:
+    table = Table("router", "state", "adapters", "held-out accuracy", "pushed by")
+    for view in views:
+        accuracy = view["metrics"].get("mlp_accuracy")
+        table.add_row(
+            view["router"],
+            view["state"] + (" (of the settings)" if view["configured"] else ""),
+            str(len(view["arms"])),
+            "–" if accuracy is None else f"{accuracy:.3f}",
+            view["by"] or "–",
+        )
+    return table
