@@ -1,7 +1,8 @@
 """Requests of which the logits of every step can be compared with what transformers and PEFT compute."""
 
+import itertools
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -13,6 +14,12 @@ from services.engine.routed.sequence import Sequence
 from tests.services.engine.oracle import Oracle
 
 TOKENS: Final = 6
+
+
+def make_runner(oracle: Oracle, **changes: Any) -> Runner:
+    """A runner of the oracle's model, small enough for a test."""
+    sizes: dict[str, Any] = {"max_batch": 16, "kv_tokens": 8192, "lora_pages": 8, "encode_blocks": 1, "image_cache": 8}
+    return Runner(oracle.checkpoint, **sizes | changes)
 
 
 class Batch:
@@ -68,6 +75,22 @@ class Batch:
             sequence.ids.append(self._said[sequence].pop(0))
         else:
             self.scheduler.remove(sequence)
+
+
+def all_are_exact(
+    oracle: Oracle,
+    runner: Runner,
+    prompts: Mapping[str, Prompt],
+    every_gates: list[dict[str, float]],
+    chunk: int,
+) -> None:
+    """Every prompt under all kinds of gates, in one batch that has more of them than rows."""
+    rows = list(itertools.product(prompts.values(), every_gates))
+    batch = Batch(oracle, runner, chunk=chunk)
+    sequences = [batch.add(prompt, gates, said(seed)) for seed, (prompt, gates) in enumerate(rows)]
+    batch.run()
+    for seed, (sequence, (prompt, gates)) in enumerate(zip(sequences, rows, strict=True)):
+        close(batch.logits[sequence], oracle.logits(prompt, gates, said(seed)))
 
 
 def said(seed: int) -> list[int]:

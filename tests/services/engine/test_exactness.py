@@ -10,7 +10,7 @@ from services.engine.routed.early import Early, EarlyStates
 from services.engine.routed.layout import Adapter
 from services.engine.routed.runner import Runner
 from services.engine.tokens import Tokens
-from tests.services.engine.batch import Batch, close, said
+from tests.services.engine.batch import Batch, all_are_exact, close, make_runner, said
 from tests.services.engine.oracle import SHAPES, Oracle, random_oracle
 from tests.services.engine.prompts import PROMPTS
 
@@ -34,25 +34,13 @@ def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def runner(oracle: Oracle) -> Runner:
-    return Runner(
-        oracle.checkpoint,
-        max_batch=16,
-        kv_tokens=8192,
-        lora_pages=8,
-        encode_blocks=1,
-        image_cache=8,
-    )
+    return make_runner(oracle)
 
 
 @pytest.mark.parametrize("chunk", [23, 512])
 def test_logits_of_every_prompt_under_every_kind_of_gates(oracle: Oracle, runner: Runner, chunk: int) -> None:
-    """One batch of all of them, more than there are rows, with chunks that cut prompts anywhere or take several."""
-    rows = list(itertools.product(PROMPTS.values(), GATES))
-    batch = Batch(oracle, runner, chunk=chunk)
-    sequences = [batch.add(prompt, gates, said(seed)) for seed, (prompt, gates) in enumerate(rows)]
-    batch.run()
-    for seed, (sequence, (prompt, gates)) in enumerate(zip(sequences, rows, strict=True)):
-        close(batch.logits[sequence], oracle.logits(prompt, gates, said(seed)))
+    """With chunks that cut prompts anywhere or take several."""
+    all_are_exact(oracle, runner, PROMPTS, GATES, chunk)
 
 
 def by_block(layers: int) -> list[dict[str, Gate]]:
@@ -82,7 +70,7 @@ def test_logits_where_every_block_has_gates_of_its_own(oracle: Oracle, runner: R
 
 def test_rows_that_lost_their_place_go_on_where_they_were(oracle: Oracle) -> None:
     """As the rows grow, there is room for fewer: some are preempted, and answer the same."""
-    runner = Runner(oracle.checkpoint, max_batch=8, kv_tokens=512, lora_pages=8, encode_blocks=1, image_cache=8)
+    runner = make_runner(oracle, max_batch=8, kv_tokens=512)
     batch = Batch(oracle, runner)
     long = [torch.randint(0, 500, (240,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(2)]
     prompt = PROMPTS["text only"]
@@ -96,7 +84,7 @@ def test_rows_that_lost_their_place_go_on_where_they_were(oracle: Oracle) -> Non
 
 def test_an_adapter_that_takes_the_place_of_another(oracle: Oracle) -> None:
     """On the same pages, after those have settled."""
-    runner = Runner(oracle.checkpoint, max_batch=32, kv_tokens=8192, lora_pages=2, encode_blocks=1, image_cache=8)
+    runner = make_runner(oracle, max_batch=32, lora_pages=2)
     batch, prompt = Batch(oracle, runner), PROMPTS["text only"]
     for name in ("wide", "patterned"):
         sequences = [batch.add(prompt, {name: 1.0}, said(seed)) for seed in range(32)]
@@ -111,15 +99,7 @@ def test_what_encoding_leaves_is_gone_on_from_where_the_adapters_allow(
     oracle: Oracle, chunk: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside prompts that must be computed from the first block on, in the same pass."""
-    runner = Runner(
-        oracle.checkpoint,
-        max_batch=16,
-        kv_tokens=8192,
-        lora_pages=8,
-        encode_blocks=1,
-        image_cache=8,
-        state_cache=kept,
-    )
+    runner = make_runner(oracle, state_cache=kept)
     batch = Batch(oracle, runner, chunk=chunk)
     gates: list[dict[str, float]] = [{}, {"late": 1.0}, {"all": 1.0}]
     prompts = [PROMPTS["one screen"], PROMPTS["text only"], PROMPTS["a conversation"]]

@@ -1,7 +1,6 @@
 """Adapters on the vision tower: exact alone and in mixtures, and never seen by anybody else."""
 
 import gc
-import itertools
 import weakref
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from services.engine import vision
 from services.engine.routed.layout import HostAdapter
 from services.engine.routed.runner import Runner
 from services.engine.vision import Screen
-from tests.services.engine.batch import Batch, close, said
+from tests.services.engine.batch import Batch, all_are_exact, close, make_runner, said
 from tests.services.engine.oracle import ADAPTERS, TOWER, Oracle, embedded_oracle, random_oracle, write
 from tests.services.engine.prompts import PROMPTS
 
@@ -40,35 +39,21 @@ def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def runner(oracle: Oracle) -> Runner:
-    return Runner(
-        oracle.checkpoint,
-        max_batch=16,
-        kv_tokens=8192,
-        lora_pages=8,
-        encode_blocks=1,
-        image_cache=16,
-        state_cache=4,
-        device_rows=16,
-    )
+    return make_runner(oracle, image_cache=16, state_cache=4, device_rows=16)
 
 
 @pytest.mark.parametrize("chunk", [23, 512])
 def test_logits_are_pefts_under_every_kind_of_gates(oracle: Oracle, runner: Runner, chunk: int) -> None:
-    """All in one batch, after the router has looked at the same screens."""
+    """After the router has looked at the same screens."""
     for prompt in PROMPTS.values():
         runner.encode(*runner.read_routed(prompt))
-    rows = list(itertools.product(PROMPTS.values(), GATES))
-    batch = Batch(oracle, runner, chunk=chunk)
-    sequences = [batch.add(prompt, gates, said(seed)) for seed, (prompt, gates) in enumerate(rows)]
-    batch.run()
-    for seed, (sequence, (prompt, gates)) in enumerate(zip(sequences, rows, strict=True)):
-        close(batch.logits[sequence], oracle.logits(prompt, gates, said(seed)))
+    all_are_exact(oracle, runner, PROMPTS, GATES, chunk)
 
 
 def test_layers_that_are_not_packed_are_changed_alike(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where the patches go through a convolution."""
     monkeypatch.setattr(vision, "packs", lambda *_: False)
-    runner = Runner(oracle.checkpoint, max_batch=4, kv_tokens=2048, lora_pages=4, encode_blocks=1, image_cache=4)
+    runner = make_runner(oracle, max_batch=4, kv_tokens=2048, lora_pages=4, image_cache=4)
     batch = Batch(oracle, runner)
     sequences = [batch.add(SCREEN, gates, said(4)) for gates in GATES[:3]]
     batch.run()
