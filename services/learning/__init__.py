@@ -1,1 +1,1 @@
-"""How events become a posterior: the fold, its rules, the archive behind it, and the proof that it is right."""
+"""How events become a posterior: the Learner, its fold and rules, the archive behind it, the proof that it is right."""
