@@ -43,7 +43,7 @@ def running(settings: Settings, *, address: str | None = None, engine: "EngineMa
             settings.model_copy(update={"store": settings.store.model_copy(update={"url": SecretStr(url)})}),
             engine=engine or routed_engine,
         )
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             serve.start(

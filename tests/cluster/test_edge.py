@@ -26,11 +26,14 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service that starts a cluster of its own, although Ray is told of another one, which is gone."""
     scaled = {"replicas": 1, "max_replicas": 2, "target_ongoing": 2, "upscale_delay_s": 0}
     store = {"data_dir": tmp_path_factory.mktemp("edge")}
     groups = {"server": {"port": free_port()}, "store": store, "model": scaled}
-    with running(Settings.model_validate(groups), engine=instant.engine) as url:
-        yield url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        with running(Settings.model_validate(groups), engine=instant.engine) as url:
+            yield url
 
 
 def ask(url: str, content: Any) -> Any:
