@@ -79,12 +79,13 @@ class _Load:
 
 async def _healed(http: httpx.AsyncClient, victim: str) -> tuple[float, float]:
     """Seconds until the victim is no longer shown, and until as many replicas as before are, and have served."""
-    start, cut_s = time.monotonic(), None
-    while (waited := time.monotonic() - start) < _GIVE_UP_S:
+    start, waited, cut_s = time.monotonic(), 0.0, None
+    while waited < _GIVE_UP_S:
         try:
             views = await caches(http)
         except httpx.HTTPStatusError:
             views = []
+        waited = time.monotonic() - start
         if cut_s is None and views and victim not in {view["replica"] for view in views}:
             cut_s = waited
         served = [view for view in views if view["replica"] != victim and view["hits"] + view["misses"]]
