@@ -24,7 +24,7 @@ from policies import PolicyConfig
 from policies.caching.epochs import EpochConfig, Planner
 
 SEEDS, QUICK_SEEDS = 20, 2
-REQUESTS, QUICK_REQUESTS = 8000, 1000
+REQUESTS, QUICK_REQUESTS = 3000, 1000
 FLEETS: Final = (15, 200)
 SHARES: Final = (0.25, 0.1)
 EXACT: Final = 15
