@@ -4,9 +4,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from cluster.settings import Settings
-from services.engine.loading import load
+from cluster.settings import ModelSettings, Settings
+from services.engine.loading import Checkpoint, load
 from services.engine.routed import RoutedEngine
+
+
+def load_checkpoint(model: ModelSettings) -> Checkpoint:
+    """The base, where and as it is served. Raises OSError: there is none."""
+    return load(model.path, dtype=model.dtype, device="cuda" if model.gpus else "cpu")
 
 
 def make_engine(
@@ -22,7 +27,7 @@ def make_engine(
     """
     model = settings.model
     return RoutedEngine(
-        load(model.path, dtype=model.dtype, device="cuda" if model.gpus else "cpu"),
+        load_checkpoint(model),
         adapters,
         max_batch=model.max_batch,
         max_mixture=model.max_mixture,

@@ -11,6 +11,9 @@ from torch import nn
 Key = frozenset[tuple[bytes, float]]
 """Which weights, each with its gate, the tower computes with; none: the base's."""
 
+TOWER: Final = "model.visual."
+"""Where the tower's layers are in the model."""
+
 _PATCHES: Final = "patch_embed.proj"  # a convolution whose windows do not overlap: its parent reads them as rows
 
 

@@ -52,16 +52,20 @@ class Vision:
 
     def read(self, image: bytes, tower: TowerMixture = BASE) -> Pixels | Screen:
         """An encoded image, or its features if they are kept. Raises InvalidPrompt when it cannot be decoded."""
-        return self._screens.get((_hash(image), tower.key)) or self.pixels(image)
+        key = _hash(image)
+        return self._screens.get((key, tower.key)) or self._pixels(key, image)
 
     def pixels(self, image: bytes) -> Pixels:
         """An encoded image before the tower. Raises InvalidPrompt when it cannot be decoded."""
+        return self._pixels(_hash(image), image)
+
+    def _pixels(self, key: bytes, image: bytes) -> Pixels:
         decoded = _decode(image)
         try:
             read = self._processor(images=[decoded], return_tensors="pt")
         except ValueError as error:  # a strip of pixels
             raise InvalidPrompt(f"messages: an image of {decoded.size} pixels cannot be used: {error}") from None
-        return Pixels(_hash(image), read["pixel_values"], read["image_grid_thw"][0])
+        return Pixels(key, read["pixel_values"], read["image_grid_thw"][0])
 
     def tokens(self, image: Pixels | Screen) -> int:
         """How many tokens an image has."""

@@ -11,6 +11,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from services.engine.loading import Checkpoint
 from services.engine.tokens import Tokenizer
+from services.engine.tower import TOWER
 from services.engine.vision import Vision
 from services.training import lora
 from services.training.examples import Example, InvalidData
@@ -18,7 +19,6 @@ from services.training.lora import Pair
 
 _IGNORED = -100
 _BLOCK = re.compile(r"model\.language_model\.layers\.(\d+)\.")
-_TOWER = "model.visual."
 
 
 class _Slot:
@@ -112,7 +112,7 @@ class SoftMixture:
         self._adapters = {arm: adapters[arm] for arm in arms if arm in adapters}
         self._slot = _Slot()
         layers = {arm: lora.read(directory) for arm, directory in self._adapters.items()}
-        self._looks_anew = any(path.startswith(_TOWER) for pairs in layers.values() for path in pairs)
+        self._looks_anew = any(path.startswith(TOWER) for pairs in layers.values() for path in pairs)
         self._vision = Vision(self._model, images, screens, packed=not self._looks_anew)
         config = self._model.config
         positions = config.text_config.max_position_embeddings

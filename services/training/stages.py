@@ -17,7 +17,7 @@ from policies.training.end_to_end import EndToEnd, EndToEndConfig
 from policies.training.network import RouterMLP
 from policies.training.stage import Round, Stage
 from services.adapters.registry import Registry
-from services.engine.loading import load
+from services.engines import load_checkpoint
 from services.training import running
 from services.training.checkpoints import Checkpoints
 from services.training.config import MixtureOptions, TrainingConfig
@@ -145,8 +145,7 @@ class Stages:
 
     def _mixture(self, arms: Sequence[str]) -> SoftMixture:
         """The model under a mixture of the adapters as they are on disk."""
-        model = self._settings.model
-        checkpoint = load(model.path, dtype=model.dtype, device="cuda" if model.gpus else "cpu")
+        checkpoint = load_checkpoint(self._settings.model)
         return SoftMixture(checkpoint, self._registry.paths, arms, [self._rows[i] for i in self._targeted])
 
     def _run(

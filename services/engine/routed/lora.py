@@ -14,7 +14,7 @@ from services.adapters.metadata import InvalidAdapter
 from services.adapters.tiers import PAGE, pages_of
 from services.engine.routed.layout import HostAdapter, Page, PageLayout
 from services.engine.routed.shape import GROUPS, Shape
-from services.engine.tower import TowerLora, TowerPair
+from services.engine.tower import TOWER, TowerLora, TowerPair
 
 _INITIALISED: Final = (True, False, "gaussian", "eva", "orthogonal")  # others change the base weights when they load
 _HARMLESS: Final = frozenset(
@@ -45,7 +45,6 @@ _HARMLESS: Final = frozenset(
 )
 _NAME: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MODULE: Final = re.compile(r"model\.language_model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<name>[a-z]+_proj)")
-_TOWER: Final = "model.visual."
 _PATTERN: Final = re.compile(r"(?!.*\*\*)[A-Za-z0-9_^](?:[A-Za-z0-9_.^$|-]|\.\*|\\\.)*")  # others may match for hours
 _DTYPES: Final = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -102,7 +101,7 @@ class AdapterReader:
                 self._put(views, int(match["layer"]), match["name"], shrink, expand)
             else:
                 own = [side.to(self._dtype, copy=True).contiguous() for side in (shrink, expand.T)]
-                tower[path.removeprefix(_TOWER)] = TowerPair(*own)
+                tower[path.removeprefix(TOWER)] = TowerPair(*own)
         if not all(map(_is_finite, (numbers, *(pair.expand for pair in tower.values())))):
             said = f"lora_alpha {files.config['lora_alpha']!r} makes weights that are not finite"
             raise InvalidAdapter(f"{files.path / CONFIG}: {said} in {self._dtype}")
@@ -146,8 +145,8 @@ class AdapterReader:
 
     def _weight(self, path: str) -> tuple[int, ...] | None:
         """The shape of a module's weight, if there is such a module."""
-        if path.startswith(_TOWER):
-            return self._shape.tower.get(path.removeprefix(_TOWER))
+        if path.startswith(TOWER):
+            return self._shape.tower.get(path.removeprefix(TOWER))
         module = _MODULE.fullmatch(path)
         if not module or module["name"] not in self._shape.outputs or int(module["layer"]) >= self._shape.layers:
             return None
