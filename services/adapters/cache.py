@@ -155,8 +155,11 @@ class AdapterCache(Generic[B]):
         return self._table.capacity
 
     def plan(self, target: Sequence[str]) -> None:
-        """Aim at these content hashes, most wanted first, if the policy follows plans."""
-        self._table.policy.plan(target)
+        """Aim at these content hashes, most wanted first, if the policy follows plans.
+
+        Told at regular times, also if they are the same: what a request needed since is not replaced ahead of need.
+        """
+        self._table.plan(target)
         self._go_on()
 
     def view(self) -> CacheView:

@@ -1,7 +1,7 @@
 """The books of one device tier: which adapter has which pages, who holds it, who has to go. Pure: nothing is copied."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -40,6 +40,7 @@ class PageTable:
         self.evictions: Counter[Reason] = Counter()
         self._free = list(range(capacity))
         self._slots: dict[str, Slot] = {}
+        self._told = (0, 0)  # the policy's clock at the last two plans
 
     def __contains__(self, key: str) -> bool:
         return key in self._slots
@@ -60,6 +61,11 @@ class PageTable:
         """Adapters that can serve."""
         return tuple(key for key, slot in self._slots.items() if slot.ready)
 
+    def plan(self, target: Sequence[str]) -> None:
+        """Aim at this set, if the policy follows plans; told at regular times, also if it is the same."""
+        self.policy.plan(target)
+        self._told = (self._told[1], self.policy.clock)
+
     def reserve(self, sizes: Mapping[str, int]) -> Reserved | None:
         """Pin adapters that take so many pages, all of them or, where there is no room, none."""
         missing = {key: pages for key, pages in sizes.items() if key not in self._slots}
@@ -72,9 +78,15 @@ class PageTable:
         return Reserved(tuple(missing), tuple(victims))
 
     def reserve_ahead(self, key: str, pages: int) -> Reserved | None:
-        """Pages for an adapter that nobody waits for; what is kept or planned does not leave for it."""
-        wanted = self.kept | set(self.policy.target)
-        victims = self._victims(pages, self._idle() - wanted)
+        """Pages for an adapter that nobody waits for; what is kept or planned does not leave for it.
+
+        Nor, unless it is to be kept, does what was needed since the plan before the latest was told: a member of the
+        plan and what is asked for instead of it would take each other's pages all the time.
+        """
+        spared = self.kept | set(self.policy.target)
+        if key not in self.kept:
+            spared |= {other for other in self._slots if self.policy.last_used(other) > self._told[0]}
+        victims = self._victims(pages, self._idle() - spared)
         if victims is None:
             return None
         self._place({key: pages}, victims, "plan")

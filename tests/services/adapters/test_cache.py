@@ -432,11 +432,32 @@ class TestFollowing:
         await serve(cache, A)
         cache.follow([A, B, C])
         cache.plan([C.fingerprint, B.fingerprint])
+        await until(lambda: set(cache.resident) == {A.fingerprint, C.fingerprint})
+        cache.plan([C.fingerprint, B.fingerprint])  # said again, and nobody has asked for a in between
         await until(lambda: set(cache.resident) == {B.fingerprint, C.fingerprint})
         assert cache.view().plan == ("c", "b")
         assert cache.view().evictions == {"plan": 1}
         cache.follow([A, C])  # the catalogue has changed, the plan has not
         assert cache.view().plan == ("c",)
+        cache.check_integrity()
+        cache.close()
+
+    async def test_a_plan_takes_no_pages_from_what_is_asked_for_again_and_again(
+        self, device: Device, shelf: Shelf
+    ) -> None:
+        cache = AdapterCache(device, shelf.read, caching.create("polar"), host_bytes=1000)
+        cache.follow([A, B, C])
+        wanted = [B.fingerprint, C.fingerprint]
+        cache.plan(wanted)
+        await until(lambda: set(cache.resident) == {*wanted})
+        for _ in range(5):
+            await serve(cache, A)
+            cache.plan(wanted)
+            await serve(cache, A)
+        assert (cache.view().misses, cache.view().hits) == (1, 9)
+        for _ in range(2):
+            cache.plan(wanted)
+        await until(lambda: set(cache.resident) == {*wanted})
         cache.check_integrity()
         cache.close()
 
