@@ -140,8 +140,10 @@ class CacheSettings(Group):
     )
     epoch: int = Field(8, ge=1, description="Decisions of the first epoch of `polar_plus`; each next one is doubled.")
     epoch_longest: int = Field(64, ge=1, description="Decisions of the longest epoch, and of every one of `polar`.")
-    plan_window: int = Field(200, ge=1, description="Latest decisions that a plan is made for.")
-    plan_horizon: int = Field(16, ge=1, description="Decisions in which a fetched adapter must pay for itself.")
+    plan_window: int = Field(
+        200, ge=1, description="Latest runs that a plan is made for; one is decisions in a row for the same arm."
+    )
+    plan_horizon: int = Field(64, ge=1, description="Runs in which a fetched adapter must pay for itself.")
     plan_caution: float = Field(0.2, ge=0, description="Widths that an arm's mean is lowered by when a plan is made.")
     plan_s: float = Field(1.0, gt=0, description="Least seconds between plans, and between looks at the plan.")
 

@@ -73,7 +73,7 @@ def route(
         if on:
             on.serve(choice.arm)
         if on and planner:
-            planner.saw(x, arms)
+            planner.saw(x, arms, choice.arm)
             if planner.due:
                 needs = {arm: [arm] if arm in of.stock else [] for arm in arms}
                 on.policy.plan(planner.plan(policy.posterior, needs, of.stock, on.room, on.resident))

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,14 +17,15 @@ from policies.posterior import Posterior
 class EpochConfig:
     """The first epoch lasts `first` requests, each next one twice as long, up to `longest` (equal: fixed epochs).
 
-    A plan is made for the latest `window` requests; a fetched adapter must pay for itself within `horizon` of them. An
-    arm counts as worth its mean less `caution` widths: of arms that look alike, the one that is known better is kept.
+    A plan is made for the latest `window` runs; a fetched adapter must pay for itself within `horizon` of them. A run
+    is requests in a row that one arm served: whatever they gain, one page-in is enough for all of them. An arm counts
+    as worth its mean less `caution` widths: of arms that look alike, the one that is known better is kept.
     """
 
     first: int = 2
     longest: int = 8
     window: int = 200
-    horizon: int = 16
+    horizon: int = 64
     caution: float = 0.2
 
     def __post_init__(self) -> None:
@@ -31,6 +33,18 @@ class EpochConfig:
             checks.number(name, getattr(self, name), 1)
         checks.number("caution", self.caution, 0)
         checks.number("longest", self.longest, self.first)
+
+
+class _Run(NamedTuple):
+    """Requests in a row: who served them, who could have, the sum x [d] of their contexts, and how many there are."""
+
+    arm: str
+    eligible: frozenset[str]
+    x: Array
+    requests: int
+
+    def goes_on(self, arm: str, eligible: frozenset[str]) -> bool:
+        return (arm, eligible) == (self.arm, self.eligible)
 
 
 @dataclass(eq=False)
@@ -42,17 +56,19 @@ class Planner:
     def __post_init__(self) -> None:
         self._length = self.config.first
         self._left = self._length
-        self._recent: deque[tuple[Array, frozenset[str]]] = deque(maxlen=self.config.window)
+        self._runs: deque[_Run] = deque(maxlen=self.config.window)
 
-    def saw(self, x: Array, eligible: Collection[str]) -> None:
-        """A request at x [d] that the arms `eligible` could have served."""
-        self._recent.append((x, frozenset(eligible)))
+    def saw(self, x: Array, eligible: Collection[str], arm: str) -> None:
+        """A request at x [d] that the arms `eligible` could have served, and `arm` did."""
+        could = frozenset(eligible)
+        run = self._runs.pop() if self._runs and self._runs[-1].goes_on(arm, could) else _Run(arm, could, 0 * x, 0)
+        self._runs.append(run._replace(x=run.x + x, requests=run.requests + 1))
         self._left -= 1
 
     @property
     def requests(self) -> int:
         """Those that a plan would be made for."""
-        return len(self._recent)
+        return sum(run.requests for run in self._runs)
 
     @property
     def due(self) -> bool:
@@ -67,15 +83,18 @@ class Planner:
         room: float,
         resident: Collection[str] = (),
     ) -> tuple[str, ...]:
-        """The set to keep from now on, most wanted first; the next epoch begins. See `best_set`."""
+        """The set to keep from now on, most wanted first; the next epoch begins.
+
+        See `best_set`, to which a run is one request: means at a sum are the sums of means, widths at most that.
+        """
         self._length = min(2 * self._length, self.config.longest)
         self._left = self._length
         arms = tuple(arm for arm in posterior.arms if arm in needs)
-        requests = [(x, eligible) for x, eligible in self._recent if not eligible.isdisjoint(arms)]
-        if not requests:
+        runs = [run for run in self._runs if not run.eligible.isdisjoint(arms)]
+        if not runs:
             return ()
-        X, rows = np.stack([x for x, _ in requests]), posterior.rows(arms)
+        X, rows = np.stack([run.x for run in runs]), posterior.rows(arms)
         values = posterior.means(X, rows) - self.config.caution * posterior.widths(X, rows)
-        barred = {each: [arm not in each for arm in arms] for each in {eligible for _, eligible in requests}}
-        values[np.stack([barred[eligible] for _, eligible in requests])] = -np.inf
+        barred = {each: [arm not in each for arm in arms] for each in {run.eligible for run in runs}}
+        values[np.stack([barred[run.eligible] for run in runs])] = -np.inf
         return best_set(Demand(arms, values, needs), stock, room, resident, self.config.horizon)

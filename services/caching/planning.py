@@ -115,7 +115,8 @@ class PlanMaker:
         self._prices = self._prices._replace(cost_per_ms=decision.tuning.get("cost_per_ms", self._prices.cost_per_ms))
         if decision.router == contexts.fingerprint and decision.eligible:
             x = contexts.map(np.frombuffer(decision.features, np.float16)).x
-            self._planner.saw(x, [self._arms.current(arm) for arm in decision.eligible])
+            eligible = [self._arms.current(arm) for arm in decision.eligible]
+            self._planner.saw(x, eligible, self._arms.current(decision.arm))
 
     def _plan(self, rooms: Sequence[ReplicaRoom]) -> CachePlan:
         arms, pages = self._arms, sum(room.pages for room in rooms)

@@ -152,13 +152,14 @@ class TestPlans:
                 found.append(number)
         assert found == planned_at
 
-    @pytest.mark.parametrize(("window", "requests", "target"), [(2, 2, ["inbox"]), (100, 10, ["claims"])])
+    @pytest.mark.parametrize(("window", "requests", "target"), [(3, 3, ["inbox"]), (100, 10, ["claims"])])
     async def test_window(self, make_world: MakeWorld, window: int, requests: int, target: list[str]) -> None:
-        """Eight requests for one adapter, then two for another."""
+        """Three runs for one adapter, then two for another, parted by the base's."""
         world, maker = await self.maker(make_world, plan_window=window)
         plan = None
-        for text in ["open the claims"] * 8 + ["open the inbox"] * 2:
-            await world.ask(text)
+        for name in ["claims"] * 3 + ["inbox"] * 2:
+            await world.ask(f"open the {name}")
+            await world.ask(model="qwen")
             plan = await maker.step() or plan
         assert plan is not None
         assert (plan.requests, plan.target) == (requests, target)
