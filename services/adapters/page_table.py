@@ -1,15 +1,19 @@
 """The books of one device tier: which adapter has which pages, who holds it, who has to go. Pure: nothing is copied."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from policies.caching import ResidencyPolicy
 
 Reason = Literal["room", "plan", "outdated", "abandoned", "failed"]
 """Why an adapter left: for a request, for the plan, as another version came or it was removed, as nobody waited for
 it any more while it was loaded, as it could not be loaded."""
+
+
+_PLANS: Final = 10
+"""Plans that a page outlasts from when it was needed, where only they want another adapter there."""
 
 
 @dataclass
@@ -40,7 +44,7 @@ class PageTable:
         self.evictions: Counter[Reason] = Counter()
         self._free = list(range(capacity))
         self._slots: dict[str, Slot] = {}
-        self._told = (0, 0)  # the policy's clock at the last two plans
+        self._told = deque([0] * _PLANS, maxlen=_PLANS)  # the policy's clock at the latest plans
 
     def __contains__(self, key: str) -> bool:
         return key in self._slots
@@ -64,7 +68,7 @@ class PageTable:
     def plan(self, target: Sequence[str]) -> None:
         """Aim at this set, if the policy follows plans; told at regular times, also if it is the same."""
         self.policy.plan(target)
-        self._told = (self._told[1], self.policy.clock)
+        self._told.append(self.policy.clock)
 
     def reserve(self, sizes: Mapping[str, int]) -> Reserved | None:
         """Pin adapters that take so many pages, all of them or, where there is no room, none."""
@@ -80,8 +84,8 @@ class PageTable:
     def reserve_ahead(self, key: str, pages: int) -> Reserved | None:
         """Pages for an adapter that nobody waits for; what is kept or planned does not leave for it.
 
-        Nor, unless it is to be kept, does what was needed since the plan before the latest was told: a member of the
-        plan and what is asked for instead of it would take each other's pages all the time.
+        Nor, unless it is to be kept, does what was needed lately: a member of the plan and what is asked for instead of
+        it would take each other's pages all the time.
         """
         spared = self.kept | set(self.policy.target)
         if key not in self.kept:
