@@ -32,9 +32,8 @@ class Served(NamedTuple):
         return self.reward - self.paid
 
 
-def learner(of: Fleet, config: PolicyConfig) -> LinUCB:
-    """LinUCB as a new deployment has it: the trained router's prior and no evidence."""
-    learning = LearningConfig()
+def learner(of: Fleet, config: PolicyConfig, learning: LearningConfig) -> LinUCB:
+    """LinUCB of a new deployment: the trained router's prior and no evidence."""
     posterior = Posterior(Prior(of.contexts.statistics, learning))
     for arm in of.arms:
         posterior.put(arm, ArmStatistics.empty(posterior.dimension, learning.discount))
@@ -55,18 +54,13 @@ def shelf(of: Fleet, room: float, policy: str, requests: Requests) -> Shelf:
 def route(
     of: Fleet, requests: Requests, policy: LinUCB, seed: int, on: Shelf | None = None, planner: Planner | None = None
 ) -> list[str]:
-    """The arms that serve. With a shelf its waits count in every decision; a planner may tell what it should hold.
-
-    What is planned and not there yet is no reason against an arm: its page-in is decided already.
-    """
+    """The arms that serve. With a shelf its waits count in every decision; a planner may tell what it should hold."""
     X, G = of.contexts.map_batch(of.world.H[requests.rows])
     rewards, column = requests.R, {arm: k for k, arm in enumerate(of.arms)}
     gates = [dict(zip(of.contexts.arms, row, strict=True)) for row in G.tolist()]
     arms, served = policy.posterior.arms, []
     for t, x in enumerate(X):
         costs = on.waits if on else {}
-        if on and on.policy.target:
-            costs = {arm: ms for arm, ms in costs.items() if arm not in on.policy.target}
         choice = policy.decide(Context(x, gates[t]), eligible=arms, costs=costs, seed=f"{seed}.{t}")
         served.append(choice.arm)
         policy.partial_fit(x, choice.arm, float(rewards[t, column[choice.arm]]))
@@ -76,7 +70,7 @@ def route(
             planner.saw(x, arms, choice.arm)
             if planner.due:
                 needs = {arm: [arm] if arm in of.stock else [] for arm in arms}
-                on.policy.plan(planner.plan(policy.posterior, needs, of.stock, on.room, on.resident))
+                on.plan(planner.plan(policy.posterior, needs, of.stock, on.room, on.resident))
     return served
 
 
@@ -87,12 +81,12 @@ def informed(of: Fleet, requests: Requests, on: Shelf, window: int = 0, horizon:
     served = []
     for t, family in enumerate(requests.family.tolist()):
         missing = np.zeros(len(of.arms))
-        missing[[place[arm] for arm in on.waits if arm not in on.policy.target]] = 1
+        missing[[place[arm] for arm in on.waits]] = 1
         served.append(of.arms[(of.rates[family] - prices * missing).argmax()])
         on.serve(served[-1])
         if window and t % 8 == 7:
             seen = of.rates[requests.family[max(0, t + 1 - window) : t + 1]]
-            on.policy.plan(best_set(Demand(of.arms, seen, needs), of.stock, on.room, on.resident, horizon))
+            on.plan(best_set(Demand(of.arms, seen, needs), of.stock, on.room, on.resident, horizon))
     return served
 
 

@@ -8,49 +8,58 @@ import numpy as np
 
 from policies.caching import ResidencyPolicy
 from policies.caching.plan import Stock
+from services.adapters.page_table import PageTable, Reserved
 
 _NEVER: Final = 1 << 60
 
 
 class Shelf:
-    """Residents within `room`. Whatever is needed must come in; every page-in is paid for, also those ahead of need."""
+    """A replica's pages with the books that the service keeps of them; a page-in is paid for, and takes no time.
+
+    Whatever is needed must come in. After each request the plan's members are fetched ahead, as far as the books allow;
+    that is paid for as well.
+    """
 
     def __init__(
         self, policy: ResidencyPolicy, stock: Mapping[str, Stock], ms: Mapping[str, float], room: float
     ) -> None:
-        self.policy = policy
+        self._table = PageTable(int(room), policy)
         self._stock, self._ms = stock, ms
-        self.room = self._free = room
-        self.resident: set[str] = set()
+        self.room = room
         self.waits = dict(ms)
         """Milliseconds until each adapter that is not resident could serve."""
         self.hits = self.misses = 0
         self.paid = 0.0
 
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """The adapters that serve at once."""
+        return self._table.ready
+
+    def plan(self, target: Sequence[str]) -> None:
+        """Aim at this set from now on."""
+        self._table.plan(target)
+
     def serve(self, arm: str) -> None:
         """One request for an arm; the base needs nothing."""
-        needed = {arm} & self._stock.keys()
-        self.policy.requested(needed)
-        for adapter in needed:
-            if adapter in self.resident:
-                self.hits += 1
-            else:
-                self.misses += 1
-                self._bring(adapter)
+        needed = {name: int(self._stock[name].size) for name in {arm} & self._stock.keys()}
+        self._table.policy.requested(needed)
+        reserved = self._table.reserve(needed)
+        assert reserved, f"no room for {arm}"
+        self.misses += len(reserved.missing)
+        self.hits += len(needed) - len(reserved.missing)
+        self._come(reserved)
+        self._table.release(needed)
+        for adapter in self._table.policy.missing():
+            if ahead := self._table.reserve_ahead(adapter, int(self._stock[adapter].size)):
+                self._come(ahead)
 
-    def _bring(self, adapter: str) -> None:
-        size = self._stock[adapter].size
-        while self._free < size:
-            gone = self.policy.victim(self.resident)
-            self.resident.remove(gone)
-            self.policy.evicted(gone)
-            self.waits[gone] = self._ms[gone]
-            self._free += self._stock[gone].size
-        self._free -= size
-        self.resident.add(adapter)
-        del self.waits[adapter]
-        self.policy.paged_in(adapter, size, self._ms[adapter])
-        self.paid += self._stock[adapter].price
+    def _come(self, reserved: Reserved) -> None:
+        self.waits |= {gone: self._ms[gone] for gone in reserved.evicted}
+        for adapter in reserved.missing:
+            self._table.arrived(adapter, self._ms[adapter])
+            del self.waits[adapter]
+            self.paid += self._stock[adapter].price
 
 
 def belady_hits(requests: Sequence[str], stock: Mapping[str, Stock], room: float) -> int:

@@ -19,9 +19,23 @@ def test_a_shelf_pays_for_every_page_in_and_forgets_what_left() -> None:
     shelf = Shelf(create("lru"), STOCK, MS, room=2)
     for arm in ["a", "b", "base", "a", "c", "b"]:
         shelf.serve(arm)
-    assert (shelf.hits, shelf.misses, shelf.resident) == (1, 4, {"b", "c"})
+    assert (shelf.hits, shelf.misses, set(shelf.resident)) == (1, 4, {"b", "c"})
     assert shelf.paid == pytest.approx(0.4)
     assert shelf.waits.keys() == {"a", "d"}
+
+
+def test_a_shelf_fetches_ahead_what_is_planned_and_pays_for_that() -> None:
+    shelf = Shelf(create("polar"), STOCK, MS, room=2)
+    shelf.serve("a")
+    shelf.plan(["c", "b"])
+    shelf.serve("base")
+    assert set(shelf.resident) == {"a", "c"}  # a was needed lately
+    assert shelf.paid == pytest.approx(0.2)
+    for _ in range(9):
+        shelf.plan(["c", "b"])
+    shelf.serve("base")
+    assert set(shelf.resident) == {"b", "c"}
+    assert (shelf.hits, shelf.misses, shelf.paid) == (0, 1, pytest.approx(0.3))
 
 
 def most_hits(sequence: str, room: int) -> int:
