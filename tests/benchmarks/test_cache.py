@@ -35,7 +35,8 @@ def test_a_shelf_fetches_ahead_what_is_planned_and_pays_for_that() -> None:
         shelf.plan(["c", "b"])
     shelf.serve("base")
     assert set(shelf.resident) == {"b", "c"}
-    assert (shelf.hits, shelf.misses, shelf.paid) == (0, 1, pytest.approx(0.3))
+    assert (shelf.hits, shelf.misses) == (0, 1)
+    assert shelf.paid == pytest.approx(0.3)
 
 
 def most_hits(sequence: str, room: int) -> int:
