@@ -141,7 +141,7 @@ class CacheSettings(Group):
     epoch: int = Field(8, ge=1, description="Decisions of the first epoch of `polar_plus`; each next one is doubled.")
     epoch_longest: int = Field(64, ge=1, description="Decisions of the longest epoch, and of every one of `polar`.")
     plan_window: int = Field(
-        200, ge=1, description="Latest runs that a plan is made for; one is decisions in a row for the same arm."
+        200, ge=1, description="Latest runs that a plan is made for: decisions in a row that the same adapters served."
     )
     plan_horizon: int = Field(64, ge=1, description="Runs in which a fetched adapter must pay for itself.")
     plan_caution: float = Field(0.2, ge=0, description="Widths that an arm's mean is lowered by when a plan is made.")
@@ -197,7 +197,9 @@ class LearnerSettings(Group):
 
     discount: float = Field(0.998, gt=0, le=1, description="Decay of an arm's evidence per own decision (1: none).")
     ridge: float = Field(1.0, gt=0, description="λ, the precision of an arm that nothing is known of.")
-    prior_weight: float = Field(100, ge=0, description="n_eff: decisions that the supervised data are worth.")
+    prior_weight: float = Field(
+        100, ge=0, description="n_eff: decisions that the supervised data are worth; more where page-ins are dear."
+    )
     prior_wrong: Fraction = Field(0.1, description="ρ: weight of an example that is labelled with another adapter.")
     new_arm_weight: float = Field(1.0, ge=0, description="n₀: decisions that a new arm's prior is worth.")
     new_arm_mean: Fraction = Field(0.5, description="Prior mean reward of a new arm.")

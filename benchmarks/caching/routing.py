@@ -12,6 +12,7 @@ from policies.caching import ResidencyConfig
 from policies.caching import create as keeper
 from policies.caching.epochs import Planner
 from policies.caching.plan import Demand, best_set
+from policies.checks import Array
 from policies.evidence import ArmStatistics
 from policies.linucb import LinUCB
 from policies.posterior import Posterior
@@ -67,26 +68,30 @@ def route(
         if on:
             on.serve(choice.arm)
         if on and planner:
-            planner.saw(x, arms, choice.arm)
+            planner.saw(x, arms, choice.arm if choice.arm in of.stock else None)
             if planner.due:
                 needs = {arm: [arm] if arm in of.stock else [] for arm in arms}
                 on.plan(planner.plan(policy.posterior, needs, of.stock, on.room, on.resident))
     return served
 
 
-def informed(of: Fleet, requests: Requests, on: Shelf, window: int = 0, horizon: float = 1.0) -> list[str]:
-    """Who knows all rewards serves the best arm less its page-in, and plans for the last `window` requests."""
+def informed(
+    of: Fleet, requests: Requests, on: Shelf, window: int = 0, horizon: float = 1.0, runs: bool = False
+) -> list[str]:
+    """Who knows all rewards serves the best arm less its page-in, and plans for the last `window` requests, or runs."""
     needs, prices = {arm: [arm] for arm in of.adapters}, np.array([0.0, *(s.price for s in of.stock.values())])
     place = {arm: k for k, arm in enumerate(of.arms)}
-    served = []
+    served, seen = list[str](), list[Array]()
     for t, family in enumerate(requests.family.tolist()):
         missing = np.zeros(len(of.arms))
         missing[[place[arm] for arm in on.waits]] = 1
-        served.append(of.arms[(of.rates[family] - prices * missing).argmax()])
-        on.serve(served[-1])
+        arm = of.arms[(of.rates[family] - prices * missing).argmax()]
+        goes_on = runs and arm in of.stock and served[-1:] == [arm]
+        seen.append(of.rates[family] + (seen.pop() if goes_on else 0.0))
+        served.append(arm)
+        on.serve(arm)
         if window and t % 8 == 7:
-            seen = of.rates[requests.family[max(0, t + 1 - window) : t + 1]]
-            on.plan(best_set(Demand(of.arms, seen, needs), of.stock, on.room, on.resident, horizon))
+            on.plan(best_set(Demand(of.arms, np.stack(seen[-window:]), needs), of.stock, on.room, on.resident, horizon))
     return served
 
 

@@ -18,8 +18,9 @@ class EpochConfig:
     """The first epoch lasts `first` requests, each next one twice as long, up to `longest` (equal: fixed epochs).
 
     A plan is made for the latest `window` runs; a fetched adapter must pay for itself within `horizon` of them. A run
-    is requests in a row that one arm served: whatever they gain, one page-in is enough for all of them. An arm counts
-    as worth its mean less `caution` widths: of arms that look alike, the one that is known better is kept.
+    is requests in a row that one arm's adapters served: whatever they gain, one page-in is enough for all of them; a
+    request that was served without any is one by itself. An arm counts as worth its mean less `caution` widths: of arms
+    that look alike, the one that is known better is kept.
     """
 
     first: int = 2
@@ -36,15 +37,15 @@ class EpochConfig:
 
 
 class _Run(NamedTuple):
-    """Requests in a row: who served them, who could have, the sum x [d] of their contexts, and how many there are."""
+    """Requests in a row: whose adapters served, who could have, the sum x [d] of contexts, and how many there are."""
 
-    arm: str
+    arm: str | None
     eligible: frozenset[str]
     x: Array
     requests: int
 
-    def goes_on(self, arm: str, eligible: frozenset[str]) -> bool:
-        return (arm, eligible) == (self.arm, self.eligible)
+    def goes_on(self, arm: str | None, eligible: frozenset[str]) -> bool:
+        return arm is not None and (arm, eligible) == (self.arm, self.eligible)
 
 
 @dataclass(eq=False)
@@ -58,8 +59,8 @@ class Planner:
         self._left = self._length
         self._runs: deque[_Run] = deque(maxlen=self.config.window)
 
-    def saw(self, x: Array, eligible: Collection[str], arm: str) -> None:
-        """A request at x [d] that the arms `eligible` could have served, and `arm` did."""
+    def saw(self, x: Array, eligible: Collection[str], arm: str | None = None) -> None:
+        """A request at x [d] that the arms `eligible` could have served, and `arm` did with adapters of its own."""
         could = frozenset(eligible)
         run = self._runs.pop() if self._runs and self._runs[-1].goes_on(arm, could) else _Run(arm, could, 0 * x, 0)
         self._runs.append(run._replace(x=run.x + x, requests=run.requests + 1))

@@ -2,8 +2,8 @@
 
     F(C) = (1/n) Σᵢ max_a [ θ_aᵀxᵢ − Σ_{k needed by a, k ∉ C} c_k ]  −  (1/h) Σ_{k ∈ C, k not resident} c_k
 
-over n recent contexts, under Σ_{k ∈ C} size_k ≤ room. c_k is a page-in's price in reward, h the requests over which a
-fetched adapter is expected to pay for itself.
+over n recent contexts, or sums of those that one page-in serves, under Σ_{k ∈ C} size_k ≤ room. c_k is a page-in's
+price in reward, h the rows over which a fetched adapter is expected to pay for itself.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +25,10 @@ class Stock(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Demand:
-    """What n recent requests would earn: values [n,A] of the arms, −∞ where one may not serve, and what each needs."""
+    """What n recent requests, or runs of them, would earn: values [n,A] of the arms, −∞ where one may not serve.
+
+    `needs` are each arm's adapters.
+    """
 
     arms: tuple[str, ...]
     values: Array

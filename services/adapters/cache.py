@@ -157,7 +157,7 @@ class AdapterCache(Generic[B]):
     def plan(self, target: Sequence[str]) -> None:
         """Aim at these content hashes, most wanted first, if the policy follows plans.
 
-        Told at regular times, also if they are the same: what a request needed since is not replaced ahead of need.
+        To be told at regular times, also if they are the same: what was needed within the last few is left where it is.
         """
         self._table.plan(target)
         self._go_on()

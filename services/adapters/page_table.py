@@ -12,8 +12,8 @@ Reason = Literal["room", "plan", "outdated", "abandoned", "failed"]
 it any more while it was loaded, as it could not be loaded."""
 
 
-_PLANS: Final = 10
-"""Plans that a page outlasts from when it was needed, where only they want another adapter there."""
+_TIMES: Final = 10
+"""How often a plan is told before its member gets the page of an adapter that nobody has needed in between."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class PageTable:
         self.evictions: Counter[Reason] = Counter()
         self._free = list(range(capacity))
         self._slots: dict[str, Slot] = {}
-        self._told = deque([0] * _PLANS, maxlen=_PLANS)  # the policy's clock at the latest plans
+        self._told = deque([0] * _TIMES, maxlen=_TIMES)  # the policy's clock when plans were told
 
     def __contains__(self, key: str) -> bool:
         return key in self._slots

@@ -26,6 +26,7 @@ from services.routing.switching import Routers
 log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _BATCH: Final = 1000
+_PER_RUN: Final = 8  # decisions that are read again at the start for each run of the window
 _BLOCK_MS: Final = 1000
 
 
@@ -105,7 +106,7 @@ class PlanMaker:
         self._decider: Decider = await asyncio.to_thread(self._routers.make, contexts)
         await self._decider.snapshots.start(contexts.fingerprint)
         self._planner = self._new_planner()
-        latest = await self._store.decisions(self._planner.config.window)
+        latest = await self._store.decisions(_PER_RUN * self._planner.config.window)
         self._position = max([self._position, *(stored.stream_id for stored in latest[:1])], key=stream_order)
         for stored in reversed(latest):
             self._see(stored.decision)
@@ -116,13 +117,19 @@ class PlanMaker:
         if decision.router == contexts.fingerprint and decision.eligible:
             x = contexts.map(np.frombuffer(decision.features, np.float16)).x
             eligible = [self._arms.current(arm) for arm in decision.eligible]
-            self._planner.saw(x, eligible, self._arms.current(decision.arm))
+            arm = self._arms.current(decision.arm)
+            self._planner.saw(x, eligible, arm if self._adapters(arm) else None)
+
+    def _adapters(self, arm: str) -> list[str]:
+        """What an arm turns on whatever the request; nothing for a mixture, whose gates depend on it."""
+        arms = self._arms
+        return list(arms.gates(arm)) if arm in arms.names and not arms.size(arm) else []
 
     def _plan(self, rooms: Sequence[ReplicaRoom]) -> CachePlan:
         arms, pages = self._arms, sum(room.pages for room in rooms)
+        needs = {arm: self._adapters(arm) for arm in arms.names if not arms.size(arm)}
         measured = [room.page_in_ms for room in rooms if room.page_in_ms]
         price = self._prices.cost_per_ms * (median(measured) if measured else self._prices.page_in_ms)
-        needs = {arm: list(arms.gates(arm)) for arm in arms.names if not arms.size(arm)}
         stock = {each.name: Stock(pages_of(each.rank), price) for each in arms.registry}
         requests = self._planner.requests
         posterior = self._decider.snapshots.posterior

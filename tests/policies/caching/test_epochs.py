@@ -63,17 +63,25 @@ def test_what_one_page_in_serves_counts_once() -> None:
 
 
 def test_what_a_long_run_gains_is_worth_a_page_in_where_one_request_is_not() -> None:
-    """The base serves a family in which an adapter is a little better, by less than a page-in costs."""
+    """An adapter that is always there serves a family in which another is a little better, by less than a page-in."""
     X, labels = contexts(200, seed=1)
     x = X[np.array(labels) == ARMS[0]][0]
     gain = posterior().means(x)[0] - posterior().means(x)[1]
     stock = {ARMS[0]: Stock(1, 4 * gain), ARMS[1]: Stock(0, 0.0)}
-    needs = {ARMS[0]: [ARMS[0]], ARMS[1]: []}
     for requests, kept in ((2, ()), (8, (ARMS[0],))):
         planner = Planner(EpochConfig(horizon=2, caution=0.0))
         for _ in range(requests):
             planner.saw(x, ARMS[:2], ARMS[1])
-        assert planner.plan(posterior(), needs, stock, room=1) == kept
+        assert planner.plan(posterior(), {arm: [arm] for arm in ARMS[:2]}, stock, room=1) == kept
+
+
+def test_what_was_served_without_an_adapter_is_no_run() -> None:
+    """The base serves families in turn: added up, what one adapter gains in its own it would lose in the others."""
+    planner = Planner(EpochConfig())
+    for x in contexts(60, seed=1)[0]:
+        planner.saw(x, ARMS)
+    needs, stock = {**NEEDS, ARMS[0]: []}, {arm: Stock(1, 0.05) for arm in ARMS[1:]}
+    assert set(planner.plan(posterior(), needs, stock, room=2)) == set(ARMS[1:])
 
 
 def test_a_request_for_certain_arms_asks_for_those_only() -> None:

@@ -70,7 +70,7 @@ async def test_the_plan_follows_the_requests_and_the_room(world: World, maker: P
 
 
 async def test_what_was_learned_counts(world: World, maker: PlanMaker) -> None:
-    """The base turns out to do what claims was for: nothing is worth keeping."""
+    """The base turns out to do what claims was for, which is not worth keeping any more."""
     for _ in range(40):
         answer = await world.ask("open the claims", model="qwen")
         assert await world.say({"decision_id": answer["id"], "reward": 1.0}) == ["recorded"]
@@ -100,6 +100,26 @@ async def test_it_begins_with_what_was_asked_before_it_started(world: World) -> 
     plan = await late.step()
     assert plan is not None
     assert (plan.requests, plan.target) == (4, ["calendar"])
+
+
+async def test_it_begins_with_as_many_runs_as_it_plans_for(world: World) -> None:
+    """The last eight decisions would be one run."""
+    await ask_apart(world, *["open the inbox"] * 3)
+    for _ in range(9):
+        await world.ask("open the claims")
+    late = await made(world)
+    await late.start()
+    plan = await late.step()
+    assert plan is not None
+    assert (plan.requests, plan.target) == (15, ["inbox"])
+
+
+async def test_what_the_base_serves_is_no_run(world: World, maker: PlanMaker) -> None:
+    for _ in range(20):
+        await world.ask(model="qwen")
+    plan = await maker.step()
+    assert plan is not None
+    assert plan.requests == EPOCH.window
 
 
 async def test_it_waits_for_somebody_who_has_room(world: World) -> None:
