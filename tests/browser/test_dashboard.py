@@ -35,7 +35,8 @@ async def traffic(service: Service, rounds: int = ROUNDS) -> list[str]:
 
 @pytest.fixture
 def service(make_service: MakeService) -> Service:
-    service = make_service()
+    """One that has had some traffic and leaves nothing to chance."""
+    service = make_service(router={"epsilon_supervised": 0.0, "epsilon_uniform": 0.0})
     service.run(traffic(service))
     return service
 
